@@ -1,0 +1,123 @@
+"""What the command line and Python programs call: `train`, `resume`, `evaluate_model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resd.config import RunConfig, load_config
+from resd.errors import UserError
+from resd.evaluation import Evaluation, evaluate
+from resd.runs.directory import RunDirectory, check_new, read_config
+from resd.view import RunView, make_view
+
+
+def train(config: RunConfig, view: RunView | None = None) -> Path:
+    """Train a model; returns the run directory.
+
+    Raises:
+        UserError: something is wrong that the user can mend; said before a model is loaded,
+            wherever it can be known by then.
+    """
+    from resd.setup import prepare
+
+    output = config.output or default_output(config)
+    check_new(output)
+    setup = prepare(config)
+    run = RunDirectory.create(output, config.model_copy(update={"output": output}))
+    _run(setup, run, view)
+    return output
+
+
+def resume(path: Path, view: RunView | None = None) -> Path:
+    """Go on with a run after its newest checkpoint; the end is the same as without the break.
+
+    Raises:
+        UserError: there is no run, it is complete already, or another process has it open.
+    """
+    from resd.setup import prepare
+
+    config = read_config(path)
+    if (path / "done.json").is_file():
+        raise UserError(f"{path} is complete; its model is in {path / 'final'}")
+    setup = prepare(config)
+    run, _ = RunDirectory.open(path)
+    _run(setup, run, view)
+    return path
+
+
+def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
+    from resd.loop import Trainer
+    from resd.setup import Setup
+
+    assert isinstance(setup, Setup)
+    shown = view or make_view()
+    try:
+        Trainer(setup, run, shown).train()
+    finally:
+        shown.close()
+        run.close()
+
+
+def default_output(config: RunConfig) -> Path:
+    """runs/TASK-METHOD-sSEED, with a number if that is taken."""
+    task = Path(config.task.rpartition(":")[0] or config.task).stem
+    name = f"{task}-{config.method.name}-s{config.seed}"
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def evaluate_model(
+    model: str,
+    which: str = "final",
+    task: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+) -> Evaluation:
+    """Evaluate a run's model, or any model, on the test split of a task.
+
+    Args:
+        model: a run directory, a model directory, `lab`, or a hub id.
+        which: `final` or `best`, of a run.
+        task: the task; by default the run's, or the lab.
+        samples: n of mean@n and best@n; by default the run's.
+        seed: by default the run's, or 0.
+
+    Raises:
+        UserError: no such model or task.
+    """
+    from resd.engines import HFEngine
+    from resd.model import load_model
+    from resd.runs.seeds import derive
+    from resd.setup import prepare
+
+    run = Path(model)
+    if (run / "config.toml").is_file():
+        config = read_config(run)
+        place = run / which
+        if not place.is_dir():
+            raise UserError(f"{run} has no {which} model yet: the run is not complete")
+        config.model.path, config.model.lora = str(place), None
+    else:
+        config = load_config(None, [("model.path", model), *([("task", task)] if task else [])])
+    if task is not None:
+        config.task = task
+    if samples is not None:
+        config.evaluation.samples = samples
+    if seed is not None:
+        config.seed = seed
+    setup = prepare(config)
+    student = load_model(config.model)
+    engine = HFEngine(student, setup.tokenizer, config.rollout.batch_size, setup.context)
+    return evaluate(
+        engine,
+        setup.chat,
+        setup.environment,
+        setup.test,
+        config.evaluation,
+        config.rollout,
+        derive(config.seed, "evaluation", "alone"),
+        setup.max_prompt,
+    )

@@ -1,0 +1,349 @@
+"""A run's configuration. Unknown keys fail; every description becomes `resd train --help`.
+
+Class defaults are the paper's settings (method.md section 5, Appendix G). A preset is a TOML file
+whose values stand between the defaults and the user's; `lab` is what `resd train` trains.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from resd.context import ContextBudgets, PlaybookConfig
+from resd.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Part(BaseModel):
+    """A part of the configuration: unknown keys fail."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class LoraConfig(Part):
+    """Train low-rank adapters (peft) instead of all weights."""
+
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: int = Field(32, ge=1, description="scale of the adapters")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the adapters")
+    target_modules: str | list[str] = Field("all-linear", description="modules that get adapters")
+
+
+class ModelConfig(Part):
+    """The student."""
+
+    path: str = Field("", description="'lab', a directory in Hugging Face format, or a hub id")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="weights' dtype")
+    lora: LoraConfig | None = Field(None, description="LoRA adapters; none trains all weights")
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; by default 1 below 50 million parameters, else all"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    max_context: int | None = Field(
+        None, ge=16, description="most tokens of prompt and response; the model's own by default"
+    )
+
+
+class RolloutConfig(Part):
+    """How the student answers (paper: temperature 1.0, top-p 0.95)."""
+
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
+    top_p: float = Field(0.95, gt=0, le=1, description="nucleus")
+    max_new_tokens: int = Field(4096, ge=1, description="most tokens of a response")
+    max_prompt_tokens: int = Field(8192, ge=1, description="longer prompts are skipped, counted")
+    batch_size: int = Field(32, ge=1, description="prompts generated at once")
+    thinking: bool = Field(True, description="let the chat template switch thinking on")
+    env_workers: int = Field(1, ge=1, description="threads that evaluate responses")
+
+
+class TrainConfig(Part):
+    """The stream protocol and the optimiser (paper: App. G)."""
+
+    steps: int | None = Field(None, ge=1, description="training steps; one pass by default")
+    batch_size: int = Field(32, ge=1, description="prompts a batch")
+    inner_iterations: int = Field(
+        4, ge=1, description="steps on each batch, each with fresh rollouts (K)"
+    )
+    updates_per_batch: int = Field(
+        1, ge=1, description="optimiser steps on each batch of rollouts, importance-weighted"
+    )
+    lr: float = Field(1e-6, gt=0, description="learning rate after warm-up")
+    warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    micro_batch_size: int = Field(8, ge=1, description="samples a forward pass; changes no result")
+    early_stop: bool = Field(
+        False, description="leave an example out of later inner iterations once it passed, by id"
+    )
+
+
+class EvalConfig(Part):
+    """Validation (paper: 4 samples, temperature 0.6, top-p 0.95)."""
+
+    every: int = Field(10, ge=0, description="steps between evaluations; 0 for only at the end")
+    samples: int = Field(4, ge=1, description="n of mean@n and best@n")
+    temperature: float = Field(0.6, gt=0, description="sampling temperature")
+    top_p: float = Field(0.95, gt=0, le=1, description="nucleus")
+    max_examples: int | None = Field(None, ge=1, description="test examples used; all by default")
+    at_start: bool = Field(True, description="evaluate before the first step")
+
+
+class CheckpointConfig(Part):
+    """What a crash leaves behind."""
+
+    every: int = Field(1, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    keep_evaluated: int = Field(
+        4, ge=1, description="evaluated students kept for the choice of the best, by rank sum"
+    )
+
+
+class TeacherConfig(Part):
+    """The self-teacher (paper: pi_old)."""
+
+    kind: Literal["frozen", "ema", "live"] = Field("ema", description="frozen, ema or live weights")
+    rate: float = Field(1e-4, gt=0, le=1, description="EMA rate: old <- (1-rate) old + rate new")
+
+
+class DistillConfig(Part):
+    """Self-distillation, shared by resd, sdpo and sdpo_ss (paper: Eq. 1, App. A)."""
+
+    rollouts: int = Field(1, ge=1, description="rollouts per prompt (N)")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: generalised JSD"
+    )
+    top_k: int | None = Field(100, ge=1, description="student's top tokens (k); none is the full vocabulary")
+    tail: bool = Field(True, description="one more bucket with the remaining mass")
+    ratio_min: float | None = Field(0.2, ge=0, description="lower clip of teacher/student")
+    ratio_max: float | None = Field(None, gt=0, description="upper clip of teacher/student")
+    aggregation: Literal["token_mean", "sample_mean", "released"] = Field(
+        "sample_mean", description="mean over tokens, over samples, or as the released scripts"
+    )
+    success_weights: tuple[float, float] | None = Field(
+        None, description="exponents a, b of the success-rate weights (Eq. 2); none is off"
+    )
+    importance_cap: float = Field(2.0, gt=0, description="cap of the off-policy token weights")
+    use_trial: bool = Field(True, description="the teacher sees the failed trial")
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="the self-teacher")
+    budgets: ContextBudgets = Field(default_factory=ContextBudgets, description="section budgets")
+    max_teacher_tokens: int = Field(16384, ge=16, description="most tokens of a teacher's prompt")
+
+    @model_validator(mode="after")
+    def _ratios(self) -> DistillConfig:
+        if None not in (self.ratio_min, self.ratio_max) and self.ratio_min > self.ratio_max:  # type: ignore[operator]
+            raise ValueError(f"ratio_min {self.ratio_min} is above ratio_max {self.ratio_max}")
+        return self
+
+
+class ResdConfig(DistillConfig):
+    """RESD: playbook, reflections and solutions feed the teacher (paper: Algorithm 1)."""
+
+    name: Literal["resd"] = Field("resd", description="the method")
+    use_reflection: bool = Field(True, description="the teacher sees the reflection")
+    use_playbook: bool = Field(True, description="keep a playbook and show it to the teacher")
+    use_solutions: bool = Field(True, description="cache successes and show them to the teacher")
+    success_tags: bool = Field(False, description="a lighter call tags entries after successes")
+    reflector: Literal["student", "teacher"] = Field(
+        "student", description="whose weights write reflections and curations"
+    )
+    reflection_tokens: int = Field(1024, ge=8, description="most tokens of a reflection")
+    curation_tokens: int = Field(1024, ge=8, description="most tokens of a curation")
+    reflection_temperature: float = Field(
+        0.6, ge=0, description="temperature of reflections and curations; 0 is greedy"
+    )
+    max_solutions: int = Field(4096, ge=1, description="examples in the solution buffer")
+    playbook: PlaybookConfig = Field(default_factory=PlaybookConfig, description="the playbook")
+
+
+class SdpoConfig(DistillConfig):
+    """SDPO: the teacher sees feedback, and a peer's success when there are several rollouts."""
+
+    name: Literal["sdpo"] = Field("sdpo", description="the method")
+
+
+class SdpoSsConfig(DistillConfig):
+    """SDPO+ss: a success is its own demonstration."""
+
+    name: Literal["sdpo_ss"] = Field("sdpo_ss", description="the method")
+
+
+class GrpoConfig(Part):
+    """GRPO with groups of 8, no KL term (method.md section 3)."""
+
+    name: Literal["grpo"] = Field("grpo", description="the method")
+    rollouts: int = Field(8, ge=1, description="rollouts per prompt (the group)")
+    scale_rewards: bool = Field(True, description="divide advantages by the group's deviation")
+    clip_low: float = Field(0.2, ge=0, lt=1, description="lower clip of the ratio, 1 - clip_low")
+    clip_high: float = Field(0.2, ge=0, description="upper clip of the ratio, 1 + clip_high")
+    aggregation: Literal["token_mean", "sample_mean", "released"] = Field(
+        "token_mean", description="mean over tokens or over samples"
+    )
+
+
+MethodConfig = Annotated[
+    ResdConfig | SdpoConfig | SdpoSsConfig | GrpoConfig, Field(discriminator="name")
+]
+METHODS: dict[str, type[Part]] = {
+    "resd": ResdConfig,
+    "sdpo": SdpoConfig,
+    "sdpo_ss": SdpoSsConfig,
+    "grpo": GrpoConfig,
+}
+
+
+class RunConfig(Part):
+    """One run."""
+
+    preset: str | None = Field(None, description="built-in settings to start from; see resd tasks")
+    task: str = Field("lab", description="a built-in task, path/to/file.py:Class or module:Class")
+    task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
+    templates: Path | None = Field(None, description="directory of prompt templates of your own")
+    output: Path | None = Field(None, description="run directory; runs/TASK-METHOD-sSEED if none")
+    seed: int = Field(0, ge=0, description="of everything")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
+    method: MethodConfig = Field(default_factory=ResdConfig, description="the method")
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="rollouts")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="training")
+    evaluation: EvalConfig = Field(default_factory=EvalConfig, description="validation")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="checkpoints")
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        default_factory=list, description="trackers of accelerate, besides metrics.jsonl"
+    )
+    traces: bool = Field(True, description="keep rollouts, reflections and teacher prompts")
+
+
+def preset_names() -> list[str]:
+    """Names of the built-in presets."""
+    folder = resources.files("resd") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"config file {path} is not valid TOML: {error}") from None
+
+
+def load_config(
+    file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()
+) -> RunConfig:
+    """Defaults, then preset, then file, then dotted overrides.
+
+    Without a file and with the lab as task, the preset is `lab`. A preset's `[by_method.NAME]`
+    tables hold what was tuned for one method.
+
+    Raises:
+        UserError: one line that names the key, what is wrong with it, and where it came from.
+    """
+    user = read_toml(file) if file else {}
+    for key, value in overrides:
+        set_dotted(user, key, value)
+    preset = user.get("preset")
+    if preset is None and file is None and user.get("task", "lab") == "lab":
+        preset = user["preset"] = "lab"
+    base = _preset(preset, user) if preset is not None else {}
+    return validate(merge(base, user), f"in {file}" if file else "on the command line")
+
+
+def validate(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Make a RunConfig of plain values, or a UserError of one line."""
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_describe(error, where)) from None
+    if not config.model.path:
+        raise UserError(
+            "model.path is not set: name the student, for example --model.path Qwen/Qwen3-0.6B "
+            "(or --preset lab for the lab's base model)"
+        )
+    return config
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries.
+
+    Raises:
+        UserError: a part of the key on the way holds a value of its own.
+    """
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--{key}: {part} is a value, not a table")
+    values[last] = value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries merged; `over` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
+    if name not in preset_names():
+        known = ", ".join(preset_names())
+        raise UserError(f"there is no preset {name!r}; the presets are: {known}")
+    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    base = tomllib.loads(text)
+    tuned = base.pop("by_method", {})
+    user_method = user.get("method")
+    if isinstance(user_method, str):
+        raise UserError(f"method is a table: write --method.name {user_method}")
+    method = (user_method or {}).get("name") or base.get("method", {}).get("name", "resd")
+    if method != base.get("method", {}).get("name", "resd"):
+        base["method"] = {"name": method}
+    return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
+
+
+def _describe(error: ValidationError, where: str) -> str:
+    """The first mistake in one line."""
+    first = error.errors()[0]
+    # The discriminator's value is no part of the user's key.
+    path = [str(part) for part in first["loc"] if part not in METHODS]
+    key = ".".join(path)
+    more = len(error.errors()) - 1
+    tail = f" (and {more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], first["loc"])
+        return f"unknown key {key} {where}; known here: {known}{tail}"
+    if first["type"] == "union_tag_invalid":
+        return f"unknown method {first['input'].get('name')!r} {where}; known: {', '.join(METHODS)}"
+    value = first.get("input")
+    shown = f", found {value!r}"[:100] if not isinstance(value, dict) else ""
+    return f"{key} {where}: {first['msg']}{shown}{tail}"
+
+
+def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> str:
+    part: Any = RunConfig
+    for name in path:
+        if name == "method":
+            tag = next((METHODS[p] for p in loc if p in METHODS), ResdConfig)
+            part = tag
+            continue
+        annotation = part.model_fields[name].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        part = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), part)
+    return ", ".join(part.model_fields)

@@ -1,0 +1,174 @@
+"""Prompts that fit: every section has a token budget, and nothing essential is ever cut.
+
+Shared text (the playbook) stands first in every template, so that prefix caches work. When a
+prompt is too long, thinking is gone already; then the oldest playbook entries go, then trial,
+solution, feedback and reflection are shortened in the middle. The question, the instructions of
+the template and the chat header stay whole; if they alone are too long there is no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from resd.context.playbook import Entry
+from resd.context.reflection import Reflection
+from resd.context.templates import Templates
+from resd.context.text import CountTokens, printable, shorten, strip_thinking
+from resd.tasks.base import ChatMessage, Example
+
+
+class ContextBudgets(BaseModel):
+    """Most tokens of each section of a teacher, reflector or curator prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    playbook: int = Field(8192, ge=0, description="playbook section; the oldest entries go first")
+    trial: int = Field(8192, ge=0, description="the student's own earlier response")
+    feedback: int = Field(4096, ge=0, description="what the environment said")
+    reflection: int = Field(2048, ge=0, description="what the model wrote about its failure")
+    solution: int = Field(8192, ge=0, description="a response that passed")
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What a prompt may show; an empty section is left out, never printed empty."""
+
+    playbook: Sequence[Entry] = ()
+    trial: str = ""
+    feedback: str = ""
+    reflection: Reflection = Reflection()
+    solution: str = ""
+
+
+class PromptBuilder:
+    """Builds chat prompts from templates within token budgets.
+
+    Args:
+        templates: the templates.
+        budgets: most tokens of each section.
+        count_tokens: tokens of a text.
+        count_chat: tokens of a whole prompt with the chat template and the assistant header.
+        max_tokens: most tokens of a whole prompt.
+        scrub: cleans untrusted text (special tokens, control characters).
+    """
+
+    def __init__(
+        self,
+        templates: Templates,
+        budgets: ContextBudgets,
+        count_tokens: CountTokens,
+        count_chat: Callable[[Sequence[ChatMessage]], int],
+        max_tokens: int,
+        scrub: Callable[[str], str] = printable,
+    ) -> None:
+        self.templates = templates
+        self.budgets = budgets
+        self.max_tokens = max_tokens
+        self._count = count_tokens
+        self._count_chat = count_chat
+        self._scrub = scrub
+
+    def teacher(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
+        """The self-teacher's prompt: the student's, its last message wrapped in context.
+
+        Returns None if the question alone is longer than `max_tokens`.
+        """
+        return self._fit("teacher", example, sections)
+
+    def reflect(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
+        """The reflector's prompt: playbook, question, trial and feedback."""
+        return self._fit("reflect", example, sections)
+
+    def curate(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
+        """The curator's prompt: playbook and reflection."""
+        return self._fit("curate", example, sections)
+
+    def review(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
+        """The success tagger's prompt: playbook, question and solution."""
+        return self._fit("review", example, sections)
+
+    def _fit(self, name: str, example: Example, sections: Sections) -> list[ChatMessage] | None:
+        sections = self._within_budgets(sections)
+        while True:
+            messages = self._render(name, example, sections)
+            excess = self._count_chat(messages) - self.max_tokens
+            if excess <= 0:
+                return messages
+            smaller = self._shrink(sections, excess)
+            if smaller is None:
+                return None
+            sections = smaller
+
+    def _render(self, name: str, example: Example, sections: Sections) -> list[ChatMessage]:
+        *before, last = example.prompt
+        text = self.templates.render(
+            name,
+            question=last["content"],
+            playbook=sections.playbook,
+            trial=sections.trial,
+            feedback=sections.feedback,
+            reflection=sections.reflection,
+            solution=sections.solution,
+        )
+        kept = before if name == "teacher" else []
+        return [*kept, {"role": "user", "content": text}]
+
+    def _within_budgets(self, sections: Sections) -> Sections:
+        def clean(text: str, budget: int) -> str:
+            return shorten(self._scrub(strip_thinking(text)), budget, self._count)
+
+        budgets, reflection = self.budgets, sections.reflection
+        return Sections(
+            playbook=self._newest(sections.playbook, budgets.playbook),
+            trial=clean(sections.trial, budgets.trial),
+            feedback=clean(sections.feedback, budgets.feedback),
+            reflection=replace(
+                reflection,
+                what_went_wrong=clean(reflection.what_went_wrong, budgets.reflection // 2),
+                what_to_do=clean(reflection.what_to_do, budgets.reflection // 2),
+            ),
+            solution=clean(sections.solution, budgets.solution),
+        )
+
+    def _newest(self, entries: Sequence[Entry], budget: int) -> list[Entry]:
+        """The newest entries that fit the budget, in their order."""
+        kept: set[str] = set()
+        for entry in sorted(entries, key=lambda e: e.created, reverse=True):
+            budget -= self._count(entry.render() + "\n")
+            if budget < 0:
+                break
+            kept.add(entry.id)
+        return [
+            replace(entry, content=self._scrub(entry.content))
+            for entry in entries
+            if entry.id in kept
+        ]
+
+    def _shrink(self, sections: Sections, excess: int) -> Sections | None:
+        """Take about `excess` tokens out of the least needed section; None if all are empty."""
+        if sections.playbook:
+            had = sum(self._count(entry.render() + "\n") for entry in sections.playbook)
+            kept = self._newest(sections.playbook, max(0, had - excess))
+            if len(kept) == len(sections.playbook):
+                oldest = min(sections.playbook, key=lambda e: e.created)
+                kept = [entry for entry in kept if entry.id != oldest.id]
+            return replace(sections, playbook=kept)
+        for name in ("trial", "solution", "feedback"):
+            text = getattr(sections, name)
+            if text:
+                return replace(sections, **{name: self._cut(text, excess)})
+        reflection = sections.reflection
+        for name in ("what_went_wrong", "what_to_do"):
+            text = getattr(reflection, name)
+            if text:
+                cut = replace(reflection, **{name: self._cut(text, excess)})
+                return replace(sections, reflection=cut)
+        return None
+
+    def _cut(self, text: str, excess: int) -> str:
+        shorter = shorten(text, max(0, self._count(text) - excess), self._count)
+        # A tokenizer may count a text and its parts differently: always make progress.
+        return shorter if len(shorter) < len(text) else ""

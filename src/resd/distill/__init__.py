@@ -1,0 +1,38 @@
+"""Turn what a teacher knows into token-level supervision: losses, weights and teachers."""
+
+from resd.distill.divergence import divergence_loss, divergence_per_token, entropy
+from resd.distill.policy_gradient import clipped_policy_loss, group_advantages
+from resd.distill.teacher import (
+    EmaTeacher,
+    FrozenTeacher,
+    LiveTeacher,
+    Teacher,
+    TeacherKind,
+    is_peft,
+    make_teacher,
+)
+from resd.distill.weights import (
+    Aggregation,
+    importance_weights,
+    success_rate_weights,
+    token_weights,
+)
+
+__all__ = [
+    "Aggregation",
+    "EmaTeacher",
+    "FrozenTeacher",
+    "LiveTeacher",
+    "Teacher",
+    "TeacherKind",
+    "clipped_policy_loss",
+    "divergence_loss",
+    "divergence_per_token",
+    "entropy",
+    "group_advantages",
+    "importance_weights",
+    "is_peft",
+    "make_teacher",
+    "success_rate_weights",
+    "token_weights",
+]

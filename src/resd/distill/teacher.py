@@ -1,0 +1,261 @@
+"""The self-teacher pi_old: which weights score the student's tokens (paper, Algorithm 1 line 6).
+
+`frozen` keeps the initial weights, `ema` follows the student slowly, `live` is the student itself.
+A parameter-efficient (peft) student, recognised by its `disable_adapter`, needs no second copy of
+the model: frozen turns the adapter off, ema swaps in its own adapter weights.
+
+Build a teacher from the bare student, not from a wrapper (DDP, compiled) around it, and pass the
+bare student to `update` too, so that parameter names agree.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+TeacherKind = Literal["frozen", "ema", "live"]
+
+
+class Teacher(Protocol):
+    """What the training loop asks of a teacher."""
+
+    def model(self) -> AbstractContextManager[nn.Module]:
+        """Lend a module that carries the teacher's weights, in eval mode and without gradients.
+
+        The module may be the student itself: use it only inside the context, and do not step the
+        optimiser there. The student is as before afterwards, also when the body raises.
+        """
+
+    def update(self, student: nn.Module) -> None:
+        """Follow the student; call it after every optimiser step whose gradient was finite."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold: references, as `nn.Module.state_dict` does."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state_dict`. Raises ValueError for names or shapes that do not match."""
+
+
+class LiveTeacher:
+    """The student as it is now."""
+
+    def __init__(self, student: nn.Module) -> None:
+        """Keep a reference to the student."""
+        self._student = student
+
+    @contextmanager
+    def model(self) -> Iterator[nn.Module]:
+        """Lend the student in eval mode."""
+        with _scoring(self._student):
+            yield self._student
+
+    def update(self, student: nn.Module) -> None:
+        """Do nothing: the student is the teacher."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return nothing: the student has its own checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Accept the empty state only."""
+        _copy_into({}, state)
+
+
+class FrozenTeacher:
+    """The initial weights: a copy, or for a peft student the base model with the adapter off.
+
+    The copy goes to the checkpoint: the run that resumes may not have the initial model any more.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        """Copy the student, or keep a reference to a peft student."""
+        self._peft = is_peft(student)
+        self._model = student if self._peft else _detached_copy(student)
+
+    @contextmanager
+    def model(self) -> Iterator[nn.Module]:
+        """Lend the initial model in eval mode."""
+        if not self._peft:
+            with torch.no_grad():
+                yield self._model
+            return
+        student: Any = self._model
+        # The adapter first: switching it may touch the modes that `_scoring` restores.
+        with student.disable_adapter(), _scoring(self._model):
+            yield self._model
+
+    def update(self, student: nn.Module) -> None:
+        """Do nothing: frozen."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the copied weights, or nothing for a peft student."""
+        return {} if self._peft else _tensors(self._model)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the copied weights."""
+        _copy_into(self.state_dict(), state)
+
+
+class EmaTeacher:
+    """An exponential moving average of the student: `old <- (1-rate) * old + rate * student`.
+
+    The average is kept in float32 at least, whatever the model's dtype: bfloat16 has eight bits of
+    precision and would drop every step of a rate of 1e-4. (float32 has its end too: it drops steps
+    while `rate * |student - old|` is under half a unit in the last place, about 3e-4 of the weight
+    itself at that rate.)
+    """
+
+    def __init__(self, student: nn.Module, rate: float) -> None:
+        """Start the average at the student's weights (of a peft student: its adapter's).
+
+        Args:
+            student: the bare student.
+            rate: in (0, 1]. An average that never moves must be asked for as `FrozenTeacher`.
+
+        Raises:
+            ValueError: for a rate outside (0, 1], or a student without anything to average.
+        """
+        if not 0.0 < rate <= 1.0:
+            raise ValueError(f"rate must be in (0, 1], got {rate}; use a frozen teacher for 0")
+        self.rate = rate
+        self._peft = is_peft(student)
+        self._model = student if self._peft else _detached_copy(student)
+        # Where the weights already are float32, the copy's own tensors hold the average.
+        self._average = {
+            name: _widened(parameter.detach(), always_copy=self._peft)
+            for name, parameter in self._model.named_parameters()
+            if parameter.is_floating_point() and (parameter.requires_grad or not self._peft)
+        }
+        if not self._average:
+            raise ValueError("the student has no parameter to average")
+
+    @contextmanager
+    def model(self) -> Iterator[nn.Module]:
+        """Lend the averaged model in eval mode."""
+        if not self._peft:
+            with torch.no_grad():
+                yield self._model
+            return
+        with _scoring(self._model), _swapped_in(self._model, self._average):
+            yield self._model
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Move the average towards the student; buffers are taken over as they are.
+
+        Raises:
+            ValueError: if the student lacks a parameter of the average.
+        """
+        parameters = dict(student.named_parameters())
+        missing = sorted(self._average.keys() - parameters.keys())
+        if missing:
+            raise ValueError(f"{missing[0]!r} is not in the student; pass the unwrapped model")
+        for name, average in self._average.items():
+            average.lerp_(parameters[name].detach().to(average), self.rate)
+        if not self._peft:
+            buffers = dict(student.named_buffers())
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(buffers[name])
+        self._publish()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the average in its own precision, and the buffers of a copied model."""
+        rest = {} if self._peft else _tensors(self._model)
+        return {**rest, **self._average}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the average."""
+        _copy_into(self.state_dict(), state)
+        self._publish()
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Round the average into the copied model, where that has another dtype."""
+        if self._peft:  # done for the time of use only, the model is the student's
+            return
+        parameters = dict(self._model.named_parameters())
+        for name, average in self._average.items():
+            if parameters[name].data_ptr() != average.data_ptr():
+                parameters[name].copy_(average)
+
+
+def make_teacher(kind: TeacherKind, student: nn.Module, rate: float = 1e-4) -> Teacher:
+    """Build the teacher that the configuration names; only `ema` uses `rate`.
+
+    Raises:
+        ValueError: for an unknown kind, or a rate that the ema teacher rejects.
+    """
+    if kind == "frozen":
+        return FrozenTeacher(student)
+    if kind == "ema":
+        return EmaTeacher(student, rate)
+    if kind == "live":
+        return LiveTeacher(student)
+    raise ValueError(f"teacher kind must be one of {get_args(TeacherKind)}, got {kind!r}")
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Tell whether the model carries an adapter that can be turned off."""
+    return callable(getattr(model, "disable_adapter", None))
+
+
+@contextmanager
+def _scoring(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode without gradients, then restore each module's own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _swapped_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the named parameters hold `tensors`, in their own dtype, for the time of the context.
+
+    `.data` is re-pointed, nothing is written: the student's tensors return bit for bit, and a
+    graph recorded before can still run its backward pass afterwards.
+    """
+    parameters = dict(model.named_parameters())
+    own = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.to(own[name])
+        yield
+    finally:
+        for name, tensor in own.items():
+            parameters[name].data = tensor
+
+
+def _detached_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers, each once even if tied."""
+    kept = model.state_dict().keys()
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if name in kept}
+
+
+def _widened(tensor: Tensor, *, always_copy: bool) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=always_copy)
+
+
+@torch.no_grad()
+def _copy_into(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Write a saved state over one's own tensors, all of it or nothing."""
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(f"the saved teacher does not fit this one: {', '.join(wrong[:5])}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

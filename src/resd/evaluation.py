@@ -1,0 +1,107 @@
+"""Validation: mean@n and best@n, per task and per test case, computed exactly (method.md 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resd.config import EvalConfig, RolloutConfig
+from resd.engines import Engine, Sampling
+from resd.model import ChatFormat
+from resd.tasks.base import Environment, Example, Outcome
+from resd.tasks.scoring import score
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation metrics, each between 0 and 1.
+
+    Attributes:
+        mean: mean over problems and samples of "all cases pass" (mean@n, per task).
+        best: fraction of problems that at least one of the n samples solves (best@n, per task).
+        case_mean, case_best: the same for the fraction of test cases passed.
+        samples: n.
+        problems: test examples, without those whose prompt does not fit.
+        truncated: fraction of responses that the length limit cut off.
+    """
+
+    mean: float
+    best: float
+    case_mean: float
+    case_best: float
+    samples: int
+    problems: int
+    truncated: float
+    skipped: int = 0
+
+    def row(self) -> dict[str, float]:
+        """Metrics by name, for metrics.jsonl."""
+        n = self.samples
+        return {
+            f"eval/mean@{n}": self.mean,
+            f"eval/best@{n}": self.best,
+            f"eval/case_mean@{n}": self.case_mean,
+            f"eval/case_best@{n}": self.case_best,
+            "eval/truncated": self.truncated,
+            "eval/problems": self.problems,
+            "eval/skipped": self.skipped,
+        }
+
+    def ranked(self) -> dict[str, float]:
+        """The four metrics of the rank rule."""
+        return {
+            "mean": self.mean,
+            "best": self.best,
+            "case_mean": self.case_mean,
+            "case_best": self.case_best,
+        }
+
+
+def evaluate(
+    engine: Engine,
+    chat: ChatFormat,
+    environment: Environment,
+    examples: Sequence[Example],
+    config: EvalConfig,
+    rollout: RolloutConfig,
+    seed: int,
+    max_prompt: int,
+) -> Evaluation:
+    """Sample n responses for each test example and score them.
+
+    The student sees the plain prompt: no playbook, no feedback. A response on which the
+    environment fails counts as failed.
+
+    Args:
+        max_prompt: examples with a longer prompt are skipped and counted.
+    """
+    chosen = list(examples)[: config.max_examples]
+    encoded = [(example, chat.encode(example.prompt)) for example in chosen]
+    fitting = [(example, ids) for example, ids in encoded if len(ids) <= max_prompt]
+    n = config.samples
+    sampling = Sampling(config.temperature, config.top_p, rollout.max_new_tokens, seed)
+    completions = engine.generate([ids for _, ids in fitting for _ in range(n)], sampling)
+    pairs = [(fitting[i // n][0], c.text) for i, c in enumerate(completions)]
+    outcomes = score(environment, pairs, rollout.env_workers).outcomes
+    groups = [outcomes[i : i + n] for i in range(0, len(outcomes), n)]
+    cut = sum(completion.finish_reason == "length" for completion in completions)
+    tasks = [[float(o is not None and o.passed) for o in group] for group in groups]
+    cases = [[_cases(o) for o in group] for group in groups]
+    return Evaluation(
+        mean=_mean([_mean(group) for group in tasks]),
+        best=_mean([max(group) for group in tasks]),
+        case_mean=_mean([_mean(group) for group in cases]),
+        case_best=_mean([max(group) for group in cases]),
+        samples=n,
+        problems=len(fitting),
+        truncated=cut / max(1, len(completions)),
+        skipped=len(chosen) - len(fitting),
+    )
+
+
+def _cases(outcome: Outcome | None) -> float:
+    return 0.0 if outcome is None else outcome.case_fraction
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

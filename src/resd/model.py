@@ -1,0 +1,267 @@
+"""Loading the student, its tokenizer and the chat format; the forward pass over responses."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from resd.config import LoraConfig, ModelConfig
+from resd.engines.hf import pad_token_id as pad_token_id
+from resd.errors import UserError
+from resd.tasks.base import ChatMessage
+
+transformers.utils.logging.disable_progress_bar()
+
+LAB_MODEL = Path(__file__).parent / "tasks" / "lab" / "model"
+_SMALL = 50_000_000
+
+
+def model_path(path: str) -> str:
+    """The place of a model: `lab` is the base model that ships with the package.
+
+    Raises:
+        UserError: a directory that is not there, or lacks config, weights or tokenizer.
+    """
+    place = LAB_MODEL if path == "lab" else Path(path)
+    if not place.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise UserError(
+                f"model.path: there is no model directory {path} (and it is no hub id like "
+                "owner/name)"
+            )
+        return path
+    if not (place / "config.json").is_file():
+        raise UserError(f"model.path: {path} holds no config.json; is it a Hugging Face model?")
+    if not any(place.glob("tokenizer*")):
+        raise UserError(
+            f"model.path: {path} holds no tokenizer (tokenizer.json, tokenizer_config.json); "
+            "save one there with tokenizer.save_pretrained"
+        )
+    if not any([*place.glob("*.safetensors"), *place.glob("*.bin"), *place.glob("*.index.json")]):
+        raise UserError(f"model.path: {path} holds no weights (*.safetensors)")
+    return str(place)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and check what the method needs of it.
+
+    Raises:
+        UserError: it cannot be loaded, has no chat template, or no end token.
+    """
+    place = model_path(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except Exception as error:
+        raise UserError(f"model.path: no tokenizer in {path}: {_first_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"model.path: the tokenizer of {path} has no chat template; use an instruction-tuned "
+            "model, or add a chat_template.jinja beside its tokenizer"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.path: the tokenizer of {path} has no end token (eos_token)")
+    return tokenizer
+
+
+def load_model(config: ModelConfig) -> Any:
+    """Load the student, with fresh adapters if LoRA is configured.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    place = model_path(config.path)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=_dtype(config.dtype))
+    except Exception as error:
+        raise UserError(f"model.path: {config.path} cannot be loaded: {_first_line(error)}") from None
+    if config.lora is not None:
+        model = _with_adapters(model, config.lora)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.to(pick_device(config.device))
+    set_threads(model, config.threads)
+    return model
+
+
+def _with_adapters(model: Any, lora: LoraConfig) -> Any:
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    settings = PeftLora(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)
+
+
+def load_weights(model: Any, place: Path) -> None:
+    """Put the weights of a checkpoint into a model that is already there.
+
+    Raises:
+        OSError, ValueError, RuntimeError: they cannot be read, or do not fit.
+    """
+    if hasattr(model, "disable_adapter"):
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(model, load_file(place / "adapter_model.safetensors"))
+        return
+    dtype = next(model.parameters()).dtype
+    saved = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    model.load_state_dict(saved.state_dict())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by name; `auto` takes an accelerator where there is one."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"model.device: {name} is not usable: {_first_line(error)}") from None
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def set_threads(model: torch.nn.Module, threads: int | None) -> None:
+    """Pick the number of CPU threads: threads hurt small models (design.md)."""
+    if threads is None:
+        small = sum(p.numel() for p in model.parameters()) < _SMALL
+        threads = 1 if small else (os.cpu_count() or 1)
+    torch.set_num_threads(threads)
+
+
+def context_length(model_config: Any, limit: int | None) -> int:
+    """Most tokens of prompt and response together."""
+    own = getattr(model_config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    return min(int(own), limit) if limit is not None else int(own)
+
+
+def read_context_length(config: ModelConfig) -> int:
+    """`context_length` without loading the weights."""
+    try:
+        return context_length(AutoConfig.from_pretrained(model_path(config.path)), config.max_context)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
+
+
+class ChatFormat:
+    """Turns chat messages into token ids with the tokenizer's own chat template.
+
+    Args:
+        tokenizer: the student's.
+        thinking: passed to the template as `enable_thinking`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, thinking: bool = True) -> None:
+        self.tokenizer = tokenizer
+        self._thinking = thinking
+
+    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a prompt, with the assistant header."""
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self._thinking,
+        )
+        # The template writes the special tokens itself.
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count(self, messages: Sequence[ChatMessage]) -> int:
+        """Tokens of a prompt."""
+        return len(self.encode(messages))
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Right-aligned responses of a micro-batch.
+
+    Attributes:
+        token_ids [B, R]: the responses, padded on the left.
+        mask [B, R]: which of them are tokens.
+    """
+
+    token_ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def align(
+    responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> Responses:
+    """Responses padded on the left to a common length R."""
+    ids, mask = left_pad(responses, pad_id)
+    return Responses(ids.to(device), mask.bool().to(device))
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, T] and attention mask [B, T], padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(list(row), dtype=torch.long)
+        mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+def response_logits(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    pad_id: int,
+) -> torch.Tensor:
+    """Logits [B, R, V] that predict each response token, right-aligned as by `align`.
+
+    The whole sequence is padded on the left, so the responses end at one column and the model
+    makes logits for the last R + 1 positions alone.
+    """
+    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    ids, mask = left_pad(rows, pad_id)
+    device = next(model.parameters()).device
+    ids, mask = ids.to(device), mask.to(device)
+    keep = max(map(len, responses)) + 1
+    extra = {"logits_to_keep": keep} if _keeps_logits(model) else {}
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=False,
+        **extra,
+    )
+    logits: torch.Tensor = output.logits
+    return logits[:, -keep:-1]
+
+
+def _keeps_logits(model: Any) -> bool:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def _dtype(name: str) -> Any:
+    return name if name == "auto" else getattr(torch, name)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+

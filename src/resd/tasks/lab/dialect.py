@@ -1,0 +1,138 @@
+"""Dialects: the hidden conventions of a private command language.
+
+A dialect fixes six conventions. Every convention is a *fact*, written in one line with its key
+and its value side by side (`verb: lamp zap`), and a playbook can be scored against the facts.
+
+A command has an opener, then a room, a verb and a level in the dialect's order, then a closer:
+`hey @hall zap 5 end`. The chance that a guess is right is 1 in 6 * 6 * 6 * 6 * 8 * 8 = 82,944.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+DEVICES = ("lamp", "fan", "door", "heater", "blind", "horn", "pump", "valve")
+ROOMS = ("hall", "attic", "cellar", "kitchen", "garage", "porch")
+VERBS = ("zap", "buzz", "flip", "nudge", "twirl", "prod", "whisk", "yank")
+OPENERS = ("hey", "please", "do", "yo", "now", "ahoy")
+CLOSERS = ("end", "over", "stop", "done", "amen", "fin")
+MARKS = ("@", "#", "%", "&", "~", "+")
+SHIFTS = (0, 1, 2, 3, 5, 7, 8, 9)
+ORDERS = tuple(itertools.permutations(("room", "verb", "level")))
+LEVELS = range(10)
+FACTS_PER_DIALECT = 5 + len(DEVICES)
+
+
+def shift_text(shift: int) -> str:
+    """How a level rule is written: `+2`, `-1`; levels wrap around at ten.
+
+    >>> shift_text(8)
+    '-2'
+    """
+    return f"+{shift}" if shift <= 5 else f"-{10 - shift}"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The six hidden conventions.
+
+    Attributes:
+        order: a permutation of ("room", "verb", "level").
+        shift: a level l is written as the digit (l + shift) mod 10.
+        verbs: the verb of each device, in the order of `DEVICES`; a permutation of `VERBS`.
+    """
+
+    opener: str
+    closer: str
+    mark: str
+    order: tuple[str, ...]
+    shift: int
+    verbs: tuple[str, ...]
+
+    @classmethod
+    def sample(cls, rng: random.Random) -> Dialect:
+        """A dialect, uniform over all of them."""
+        return cls(
+            opener=rng.choice(OPENERS),
+            closer=rng.choice(CLOSERS),
+            mark=rng.choice(MARKS),
+            order=rng.choice(ORDERS),
+            shift=rng.choice(SHIFTS),
+            verbs=tuple(rng.sample(VERBS, len(VERBS))),
+        )
+
+    @classmethod
+    def numbered(cls, number: int) -> Dialect:
+        """Dialect number 0, 1, 2, ...: the same one on every machine."""
+        return cls.sample(random.Random(f"dialect {number}"))
+
+    def verb_of(self, device: str) -> str:
+        """The verb that drives a device."""
+        return self.verbs[DEVICES.index(device)]
+
+    def device_of(self, verb: str) -> str:
+        """The device that a verb drives."""
+        return DEVICES[self.verbs.index(verb)]
+
+    def facts(self) -> list[str]:
+        """The whole dialect, one fact a line; the complete playbook."""
+        return [
+            f"open: {self.opener}",
+            f"close: {self.closer}",
+            f"room: {self.mark}",
+            f"order: {' '.join(self.order)}",
+            f"level: {shift_text(self.shift)}",
+            *(f"verb: {device} {verb}" for device, verb in zip(DEVICES, self.verbs, strict=True)),
+        ]
+
+    def command(self, device: str, room: str, level: int) -> str:
+        """The one right command for a request."""
+        parts = {
+            "room": f"{self.mark}{room}",
+            "verb": self.verb_of(device),
+            "level": str((level + self.shift) % 10),
+        }
+        return " ".join([self.opener, *(parts[slot] for slot in self.order), self.closer])
+
+
+def fact_key(fact: str) -> str:
+    """What a fact is about: two facts with the same key and different values contradict.
+
+    >>> fact_key("verb: lamp zap"), fact_key("close: end")
+    ('verb: lamp', 'close:')
+    """
+    words = fact.split()
+    return " ".join(words[:2] if words[:1] == ["verb:"] else words[:1])
+
+
+def contradicts(fact: str, other: str) -> bool:
+    """Whether two facts cannot both be true (a verb drives one device, a device has one verb)."""
+    if fact == other:
+        return False
+    if fact_key(fact) == fact_key(other):
+        return True
+    a, b = fact.split(), other.split()
+    return a[0] == b[0] == "verb:" and a[-1] == b[-1]
+
+
+def normalise_fact(text: str) -> str:
+    """Case, spacing and a full stop do not change a fact."""
+    return " ".join(text.lower().strip().rstrip(".").split())
+
+
+def score_facts(contents: Iterable[str], dialect: Dialect) -> dict[str, float]:
+    """Precision and recall of a playbook against the dialect's facts, each between 0 and 1.
+
+    Precision is over entries (a wrong or meaningless entry counts against it), recall over facts.
+    An empty playbook has precision 1.
+    """
+    stated = [normalise_fact(content) for content in contents]
+    truth = set(dialect.facts())
+    right = sum(fact in truth for fact in stated)
+    return {
+        "precision": right / len(stated) if stated else 1.0,
+        "recall": len(truth.intersection(stated)) / len(truth),
+    }

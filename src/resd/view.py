@@ -1,0 +1,160 @@
+"""What a person sees of a run: a live view in a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from resd.config import RunConfig
+from resd.evaluation import Evaluation
+
+
+class RunView(Protocol):
+    """Told of everything that happens in a run."""
+
+    def begin(self, config: RunConfig, step: int, steps: int) -> None:
+        """The run starts, or goes on after `step`."""
+
+    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
+        """A step is done; `lesson` is the newest playbook entry, if there is a new one."""
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        """An evaluation is done."""
+
+    def warn(self, text: str) -> None:
+        """Something was skipped."""
+
+    def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
+        """The run is complete."""
+
+    def close(self) -> None:
+        """Give the terminal back."""
+
+
+def make_view(console: Console | None = None) -> RunView:
+    """A live view if the output is a terminal, else plain lines."""
+    console = console or Console()
+    return LiveView(console) if console.is_terminal else PlainView()
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def begin(self, config: RunConfig, step: int, steps: int) -> None: ...
+    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None: ...
+    def evaluated(self, step: int, result: Evaluation) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def finished(
+        self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]
+    ) -> None: ...
+    def close(self) -> None: ...
+
+
+class PlainView:
+    """One line an event."""
+
+    def begin(self, config: RunConfig, step: int, steps: int) -> None:
+        self._steps, self._first, self._began = steps, step, time.monotonic()
+        where = f" from step {step}" if step else ""
+        self._say(f"{config.method.name} on {config.task}, {steps} steps{where}, seed {config.seed}")
+
+    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
+        text = f"step {step}/{self._steps}  passed {row['rollout/passed']:.2f}"
+        if "train/loss" in row:
+            text += f"  loss {row['train/loss']:.4f}"
+        if "playbook/entries" in row:
+            text += f"  playbook {row['playbook/entries']:.0f}"
+        spent = time.monotonic() - self._began
+        left = spent / max(1, step - self._first) * (self._steps - step)
+        self._say(text + f"  left {left:.0f} s" + (f"  learnt: {lesson}" if lesson else ""))
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        self._say(f"step {step}  {describe(result)}")
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
+        self._say(f"done: {path}  (model in {path / 'final'}, best step {best})")
+
+    def close(self) -> None: ...
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(text, flush=True)
+
+
+class LiveView:
+    """Progress bar, accuracy, playbook size, the last lesson learnt, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._facts: dict[str, str] = {}
+        self._history: list[float] = []
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+
+    def begin(self, config: RunConfig, step: int, steps: int) -> None:
+        title = f"{config.method.name} on {config.task}"
+        self._task = self._progress.add_task(title, total=steps, completed=step)
+        self._live.start()
+
+    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
+        self._progress.update(self._task, completed=step)
+        self._facts["rollouts passed"] = f"{row['rollout/passed']:.0%}"
+        if "train/loss" in row:
+            self._facts["loss"] = f"{row['train/loss']:.4f}"
+        if "playbook/entries" in row:
+            size = f"{row['playbook/entries']:.0f} lessons"
+            self._facts["playbook"] = f"{size}, {row['playbook/candidates']:.0f} candidates"
+        if lesson:
+            self._facts["last lesson"] = lesson[:100]
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        self._history.append(result.mean)
+        self._facts["accuracy"] = f"{describe(result)}  {_spark(self._history)}"
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"[yellow]warning[/]: {escape(text)}")
+
+    def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
+        self.close()
+        self._console.print(f"done: {path}  (model in {path / 'final'}, best step {best})")
+
+    def close(self) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for name, value in self._facts.items():
+            table.add_row(f"[dim]{name}", escape(value))
+        return Group(self._progress, table)
+
+
+def describe(result: Evaluation) -> str:
+    """The evaluation in a few words."""
+    n = result.samples
+    text = f"mean@{n} {result.mean:.3f}  best@{n} {result.best:.3f}"
+    if (result.case_mean, result.case_best) != (result.mean, result.best):
+        text += f"  cases: mean@{n} {result.case_mean:.3f}  best@{n} {result.case_best:.3f}"
+    return text
+
+
+def _spark(values: Sequence[float]) -> str:
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(value * 8))] for value in values)
