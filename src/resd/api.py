@@ -7,7 +7,7 @@ from pathlib import Path
 from resd.config import RunConfig, load_config
 from resd.errors import UserError
 from resd.evaluation import Evaluation, evaluate
-from resd.runs.directory import RunDirectory, check_new, read_config
+from resd.runs.directory import RunDirectory, check_new, is_new, read_config
 from resd.view import RunView, make_view
 
 
@@ -36,11 +36,12 @@ def resume(path: Path, view: RunView | None = None) -> Path:
     """
     from resd.setup import prepare
 
-    config = read_config(path)
-    if (path / "done.json").is_file():
-        raise UserError(f"{path} is complete; its model is in {path / 'final'}")
-    setup = prepare(config)
-    run, _ = RunDirectory.open(path)
+    run, config = RunDirectory.open(path)
+    try:
+        setup = prepare(config)
+    except BaseException:
+        run.close()
+        raise
     _run(setup, run, view)
     return path
 
@@ -52,7 +53,12 @@ def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
     assert isinstance(setup, Setup)
     shown = view or make_view()
     try:
-        Trainer(setup, run, shown).train()
+        try:
+            trainer = Trainer(setup, run, shown)
+        except UserError:
+            run.discard()
+            raise
+        trainer.train()
     finally:
         shown.close()
         run.close()
@@ -63,10 +69,16 @@ def default_output(config: RunConfig) -> Path:
     task = Path(config.task.rpartition(":")[0] or config.task).stem
     name = f"{task}-{config.method.name}-s{config.seed}"
     path, number = Path("runs") / name, 1
-    while path.exists():
+    while not is_new(path):
         number += 1
         path = Path("runs") / f"{name}-{number}"
     return path
+
+
+def _at_least(least: int, value: int, name: str) -> int:
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, found {value}")
+    return value
 
 
 def evaluate_model(
@@ -105,9 +117,9 @@ def evaluate_model(
     if task is not None:
         config.task = task
     if samples is not None:
-        config.evaluation.samples = samples
+        config.evaluation.samples = _at_least(1, samples, "--samples")
     if seed is not None:
-        config.seed = seed
+        config.seed = _at_least(0, seed, "--seed")
     setup = prepare(config)
     student = load_model(config.model)
     engine = HFEngine(student, setup.tokenizer, config.rollout.batch_size, setup.context)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,10 @@ from rich.table import Table
 
 from resd import __version__
 from resd.config import METHODS, RunConfig, load_config, preset_names
+from resd.context import TemplateError
 from resd.errors import UserError
 
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _EPILOG = "Every command has its own --help."
 
 
@@ -32,14 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
-    except UserError as error:
-        print(f"resd: {error}", file=sys.stderr)
-        return 2
+    except (UserError, TemplateError) as error:
+        return _refuse(str(error))
     except KeyboardInterrupt:
         print("resd: stopped; go on with resd train --resume RUN", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 1
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return _refuse("nobody reads the output any more; go on with resd train --resume RUN")
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        place = error.filename or "the output"
+        return _refuse(f"cannot write {place}: {error.strerror}")
+
+
+def _refuse(text: str) -> int:
+    """One line, whatever the error holds."""
+    print(f"resd: {' '.join(text.split())}", file=sys.stderr)
+    return 2
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -156,16 +169,14 @@ def settings(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
         if key == "method":
             rows.append(("method.name", "resd", f"the method: {', '.join(METHODS)}"))
             for method, config in METHODS.items():
-                own = settings(config, "method.")[0:]
+                own = settings(config, "method.")
                 rows += [(k, d, f"({method}) {m}") for k, d, m in own if k != "method.name"]
             continue
         part = _sub_model(field.annotation)
         if part is not None:
-            if part is field.annotation:
-                rows += settings(part, f"{key}.")
-            else:
+            if part is not field.annotation:
                 rows.append((key, "none", f"{field.description}; set any of its keys:"))
-                rows += settings(part, f"{key}.")
+            rows += settings(part, f"{key}.")
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else _shown(default)

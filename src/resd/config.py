@@ -12,7 +12,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    ValidationError,
+    model_validator,
+)
 
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import UserError
@@ -122,14 +129,16 @@ class DistillConfig(Part):
     alpha: float = Field(
         0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: generalised JSD"
     )
-    top_k: int | None = Field(100, ge=1, description="student's top tokens (k); none is the full vocabulary")
+    top_k: int | None = Field(
+        100, ge=1, description="student's top tokens (k); none is the full vocabulary"
+    )
     tail: bool = Field(True, description="one more bucket with the remaining mass")
     ratio_min: float | None = Field(0.2, ge=0, description="lower clip of teacher/student")
     ratio_max: float | None = Field(None, gt=0, description="upper clip of teacher/student")
     aggregation: Literal["token_mean", "sample_mean", "released"] = Field(
         "sample_mean", description="mean over tokens, over samples, or as the released scripts"
     )
-    success_weights: tuple[float, float] | None = Field(
+    success_weights: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
         None, description="exponents a, b of the success-rate weights (Eq. 2); none is off"
     )
     importance_cap: float = Field(2.0, gt=0, description="cap of the off-policy token weights")
@@ -209,13 +218,15 @@ class RunConfig(Part):
     task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
     templates: Path | None = Field(None, description="directory of prompt templates of your own")
     output: Path | None = Field(None, description="run directory; runs/TASK-METHOD-sSEED if none")
-    seed: int = Field(0, ge=0, description="of everything")
+    seed: int = Field(0, ge=0, lt=2**63, description="of everything")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
     method: MethodConfig = Field(default_factory=ResdConfig, description="the method")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="rollouts")
     train: TrainConfig = Field(default_factory=TrainConfig, description="training")
     evaluation: EvalConfig = Field(default_factory=EvalConfig, description="validation")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="checkpoints")
+    checkpoint: CheckpointConfig = Field(
+        default_factory=CheckpointConfig, description="checkpoints"
+    )
     trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
         default_factory=list, description="trackers of accelerate, besides metrics.jsonl"
     )
@@ -225,7 +236,9 @@ class RunConfig(Part):
 def preset_names() -> list[str]:
     """Names of the built-in presets."""
     folder = resources.files("resd") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -244,9 +257,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"config file {path} is not valid TOML: {error}") from None
 
 
-def load_config(
-    file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()
-) -> RunConfig:
+def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
     """Defaults, then preset, then file, then dotted overrides.
 
     Without a file and with the lab as task, the preset is `lab`. A preset's `[by_method.NAME]`
@@ -262,13 +273,23 @@ def load_config(
     if preset is None and file is None and user.get("task", "lab") == "lab":
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
-    return validate(merge(base, user), f"in {file}" if file else "on the command line")
+    places = [f"in {file}"] if file else []
+    places += ["on the command line"] if overrides else []
+    return validate(merge(base, user), " or ".join(places) or "in the preset")
 
 
 def validate(values: Mapping[str, Any], where: str) -> RunConfig:
-    """Make a RunConfig of plain values, or a UserError of one line."""
+    """Make a RunConfig of plain values, or a UserError of one line.
+
+    TOML has no null: the text "none" stands for it, as on the command line.
+    """
+    plain = _with_nulls(values)
+    method = plain.setdefault("method", {})
+    if not isinstance(method, dict):
+        raise UserError(f"method {where} is a table: write --method.name {method}")
+    method.setdefault("name", "resd")
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(plain)
     except ValidationError as error:
         raise UserError(_describe(error, where)) from None
     if not config.model.path:
@@ -277,6 +298,14 @@ def validate(values: Mapping[str, Any], where: str) -> RunConfig:
             "(or --preset lab for the lab's base model)"
         )
     return config
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(item) for item in value]
+    return None if value == "none" else value
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
@@ -309,10 +338,9 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     base = tomllib.loads(text)
     tuned = base.pop("by_method", {})
-    user_method = user.get("method")
-    if isinstance(user_method, str):
-        raise UserError(f"method is a table: write --method.name {user_method}")
-    method = (user_method or {}).get("name") or base.get("method", {}).get("name", "resd")
+    user_method = user.get("method", {})
+    named = user_method.get("name") if isinstance(user_method, dict) else None
+    method = named or base.get("method", {}).get("name", "resd")
     if method != base.get("method", {}).get("name", "resd"):
         base["method"] = {"name": method}
     return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
@@ -322,7 +350,8 @@ def _describe(error: ValidationError, where: str) -> str:
     """The first mistake in one line."""
     first = error.errors()[0]
     # The discriminator's value is no part of the user's key.
-    path = [str(part) for part in first["loc"] if part not in METHODS]
+    loc = [str(part) for part in first["loc"]]
+    path = loc[:1] + loc[2:] if loc[:1] == ["method"] and len(loc) > 1 else loc
     key = ".".join(path)
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""

@@ -23,6 +23,9 @@ class Evaluation:
         samples: n.
         problems: test examples, without those whose prompt does not fit.
         truncated: fraction of responses that the length limit cut off.
+        skipped: test examples whose prompt does not fit.
+        failed: responses on which the environment failed; they count as not passed.
+        first_failure: what it said on the first of them.
     """
 
     mean: float
@@ -33,6 +36,8 @@ class Evaluation:
     problems: int
     truncated: float
     skipped: int = 0
+    failed: int = 0
+    first_failure: str = ""
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -45,6 +50,7 @@ class Evaluation:
             "eval/truncated": self.truncated,
             "eval/problems": self.problems,
             "eval/skipped": self.skipped,
+            "eval/env_failed": self.failed,
         }
 
     def ranked(self) -> dict[str, float]:
@@ -73,6 +79,13 @@ def evaluate(
     environment fails counts as failed.
 
     Args:
+        engine: samples with the student's weights.
+        chat: turns prompts into token ids.
+        environment: the task.
+        examples: of the test split; the first `config.max_examples` are used.
+        config: n and the sampling.
+        rollout: the response limit and the environment's threads.
+        seed: of the sampling.
         max_prompt: examples with a longer prompt are skipped and counted.
     """
     chosen = list(examples)[: config.max_examples]
@@ -82,7 +95,8 @@ def evaluate(
     sampling = Sampling(config.temperature, config.top_p, rollout.max_new_tokens, seed)
     completions = engine.generate([ids for _, ids in fitting for _ in range(n)], sampling)
     pairs = [(fitting[i // n][0], c.text) for i, c in enumerate(completions)]
-    outcomes = score(environment, pairs, rollout.env_workers).outcomes
+    scores = score(environment, pairs, rollout.env_workers)
+    outcomes = scores.outcomes
     groups = [outcomes[i : i + n] for i in range(0, len(outcomes), n)]
     cut = sum(completion.finish_reason == "length" for completion in completions)
     tasks = [[float(o is not None and o.passed) for o in group] for group in groups]
@@ -96,6 +110,8 @@ def evaluate(
         problems=len(fitting),
         truncated=cut / max(1, len(completions)),
         skipped=len(chosen) - len(fitting),
+        failed=sum(outcome is None for outcome in outcomes),
+        first_failure=scores.first_failure,
     )
 
 

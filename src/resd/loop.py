@@ -19,14 +19,15 @@ from resd.errors import UserError
 from resd.evaluation import Evaluation, evaluate
 from resd.methods import Resd, make_method
 from resd.methods.base import Rollout, Services, StepReport
-from resd.model import load_model, load_weights
+from resd.model import load_model, load_weights, save_model
 from resd.playbook_view import playbook_markdown
 from resd.runs import RunDirectory, atomic
-from resd.runs.ranking import best_index, best_indices
+from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, random_state, seed_everything, set_random_state
 from resd.setup import Setup
 from resd.stream import Stream
 from resd.tasks.base import Example
+from resd.tasks.registry import describe_error
 from resd.tasks.scoring import score
 from resd.update import PolicyUpdate
 from resd.view import RunView
@@ -71,7 +72,7 @@ class Trainer:
         self._traces: list[dict[str, Any]] = []
         if latest is not None:
             self._restore(latest)
-        run.rewind(self.step if latest is not None else -1)
+        run.rewind(self.step if latest is not None else -1, config.checkpoint.keep)
 
     # -- Algorithm 1 -----------------------------------------------------------------------
 
@@ -81,7 +82,7 @@ class Trainer:
         self._start_trackers()
         if self.step == 0 and not self.evaluations and self.config.evaluation.at_start:
             self._evaluate()
-        if self.step == 0:
+        if not self.run.checkpoints():
             self._checkpoint()
         while self.step < self.stream.steps:
             self.step += 1
@@ -125,7 +126,8 @@ class Trainer:
             if not any(outcome is not None for outcome in scores.outcomes):
                 raise UserError(
                     f"the environment failed on every response of step {self.step}: "
-                    f"{scores.first_failure}; the run is saved up to the step before"
+                    f"{scores.first_failure}; mend it, then go on with resd train --resume "
+                    f"{self.run.path}"
                 )
         return [
             Rollout(example, tuple(ids), completion, outcome)
@@ -167,6 +169,14 @@ class Trainer:
             derive(self.config.seed, "evaluation", self.step),
             self.setup.max_prompt,
         )
+        if result.failed:
+            self.view.warn(f"evaluation at step {self.step}: {result.first_failure}")
+            if result.failed == result.problems * result.samples:
+                raise UserError(
+                    f"the environment failed on every response of the evaluation at step "
+                    f"{self.step}: {result.first_failure}; mend it, then go on with resd train "
+                    f"--resume {self.run.path}"
+                )
         self.evaluations.append({"step": self.step, **result.ranked()})
         row = {"step": self.step, "rollouts": self.totals["rollouts"], **result.row()}
         self.run.log(row)
@@ -215,8 +225,12 @@ class Trainer:
         judge = getattr(self.setup.environment, "score_playbook", None)
         if judge is None or not isinstance(self.method, Resd):
             return {}
-        scores = judge([entry.content for entry in self.method.playbook.shown()])
-        return {f"playbook/{key}": float(value) for key, value in scores.items()}
+        try:
+            scores = judge([entry.content for entry in self.method.playbook.shown()])
+            return {f"playbook/{key}": float(value) for key, value in scores.items()}
+        except (Exception, SystemExit) as error:
+            self.view.warn(f"step {self.step}: score_playbook failed: {describe_error(error)}")
+            return {}
 
     def _trace_rollout(self, rollout: Rollout) -> None:
         outcome = rollout.outcome
@@ -233,7 +247,7 @@ class Trainer:
             self._traces.append({"kind": kind, "example": example, **record})
 
     def _save_model(self, path: Path) -> None:
-        self.model.save_pretrained(path)
+        save_model(self.model, path)
         self.setup.tokenizer.save_pretrained(path)
 
     def _checkpoint(self) -> None:
@@ -241,8 +255,10 @@ class Trainer:
 
         def fill(path: Path) -> None:
             self.model.save_pretrained(path / "model")
+            atomic.barrier("checkpoint: model")
             tensors = {**self.update.state_dict(), "random": random_state()}
             torch.save({**tensors, "method": self.method.tensors()}, path / "state.pt")
+            atomic.barrier("checkpoint: tensors")
             state = {
                 "version": 1,
                 "step": self.step,
@@ -260,24 +276,24 @@ class Trainer:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
             load_weights(self.model, path / "model")
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            self.update.load_state_dict(tensors)
+            self.method.load_tensors(tensors["method"])
+            self.method.load_state_dict(state["method"])
+            self.step, self.solved = int(state["step"]), set(state["solved"])
+            self.evaluations, self.totals = state["evaluations"], Counter(state["totals"])
+            set_random_state(tensors["random"])
+        except Exception as error:  # a damaged file fails in as many ways as there are formats
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(
-                f"checkpoint {path} cannot be read ({error}); remove it to resume from the one "
-                "before"
+                f"checkpoint {path} is damaged ({what}); remove it and resume again: the run goes "
+                "on from the checkpoint before, or from its start"
             ) from None
-        self.update.load_state_dict(tensors)
-        self.method.load_tensors(tensors["method"])
-        self.method.load_state_dict(state["method"])
-        self.step, self.solved = int(state["step"]), set(state["solved"])
-        self.evaluations, self.totals = state["evaluations"], Counter(state["totals"])
-        set_random_state(tensors["random"])
 
     def _finish(self) -> None:
-        best = self._best_step()
+        best, kept = self._best()
         atomic.write_directory(self.run.path / "final", self._save_model)
-        atomic.write_directory(
-            self.run.path / "best", lambda path: _copy_tree(self.run.evaluated()[best], path)
-        )
+        source = kept if kept is not None else self.run.path / "final"
+        atomic.write_directory(self.run.path / "best", lambda path: _copy_tree(source, path))
         summary = {
             "steps": self.step,
             "best_step": best,
@@ -288,11 +304,14 @@ class Trainer:
         self.accelerator.end_training()
         self.view.finished(self.run.path, best, self.evaluations)
 
-    def _best_step(self) -> int:
-        """The best evaluated step by the rank rule, among those still on disk."""
+    def _best(self) -> tuple[int, Path | None]:
+        """The best evaluated step by the rank rule that is still on disk, and where."""
         here = self.run.evaluated()
-        candidates = [e for e in self.evaluations if int(e["step"]) in here]
-        return int(candidates[best_index(candidates)]["step"])
+        for i in best_indices(self.evaluations, len(self.evaluations)):
+            step = int(self.evaluations[i]["step"])
+            if step in here:
+                return step, here[step]
+        return self.step, None
 
     # -- wiring ------------------------------------------------------------------------------
 

@@ -84,15 +84,31 @@ def load_model(config: ModelConfig) -> Any:
     """
     place = model_path(config.path)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=_dtype(config.dtype))
+        model = _load_whole(place, _dtype(config.dtype))
     except Exception as error:
-        raise UserError(f"model.path: {config.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError(
+            f"model.path: {config.path} cannot be loaded: {_first_line(error)}"
+        ) from None
     if config.lora is not None:
         model = _with_adapters(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(pick_device(config.device))
     set_threads(model, config.threads)
+    return model
+
+
+def _load_whole(place: str | Path, dtype: Any) -> Any:
+    """Load a causal language model, all of it.
+
+    Raises:
+        ValueError: weights are missing; `transformers` would fill them with random numbers.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True)
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} of its weights are missing, the first: {missing[0]}")
     return model
 
 
@@ -107,7 +123,10 @@ def _with_adapters(model: Any, lora: LoraConfig) -> Any:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    try:
+        return get_peft_model(model, settings)
+    except Exception as error:
+        raise UserError(f"model.lora does not fit the model: {_first_line(error)}") from None
 
 
 def load_weights(model: Any, place: Path) -> None:
@@ -123,8 +142,27 @@ def load_weights(model: Any, place: Path) -> None:
         set_peft_model_state_dict(model, load_file(place / "adapter_model.safetensors"))
         return
     dtype = next(model.parameters()).dtype
-    saved = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-    model.load_state_dict(saved.state_dict())
+    model.load_state_dict(_load_whole(place, dtype).state_dict())
+
+
+def save_model(model: Any, place: Path) -> None:
+    """Save in Hugging Face format, adapters merged into the weights; the model stays as it is."""
+    if not hasattr(model, "disable_adapter"):
+        model.save_pretrained(place)
+        return
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    adapted = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
+    weights: dict[str, torch.Tensor] = {}
+    for key, tensor in base.state_dict().items():
+        owner, inside, leaf = key.partition(".base_layer.")
+        if inside:
+            delta = adapted[owner].get_delta_weight("default") if leaf == "weight" else 0
+            weights[f"{owner}.{leaf}"] = (tensor + delta).to(tensor.dtype)
+        elif ".lora_" not in key:
+            weights[key] = tensor
+    base.save_pretrained(place, state_dict=weights)
 
 
 def pick_device(name: str) -> torch.device:
@@ -155,9 +193,17 @@ def context_length(model_config: Any, limit: int | None) -> int:
 def read_context_length(config: ModelConfig) -> int:
     """`context_length` without loading the weights."""
     try:
-        return context_length(AutoConfig.from_pretrained(model_path(config.path)), config.max_context)
-    except (OSError, ValueError) as error:
+        return context_length(
+            AutoConfig.from_pretrained(model_path(config.path)), config.max_context
+        )
+    except Exception as error:  # a damaged config.json fails in many ways
         raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
+
+
+def read_vocabulary_size(config: ModelConfig) -> int | None:
+    """Rows of the token embedding without loading the weights; None if the config is silent."""
+    text = AutoConfig.from_pretrained(model_path(config.path)).get_text_config()
+    return getattr(text, "vocab_size", None)
 
 
 class ChatFormat:
@@ -175,7 +221,7 @@ class ChatFormat:
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a prompt, with the assistant header."""
         text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            [{"role": m["role"], "content": m["content"]} for m in messages],
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=self._thinking,
@@ -205,9 +251,7 @@ class Responses:
     mask: torch.Tensor
 
 
-def align(
-    responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> Responses:
+def align(responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Responses:
     """Responses padded on the left to a common length R."""
     ids, mask = left_pad(responses, pad_id)
     return Responses(ids.to(device), mask.bool().to(device))
@@ -264,4 +308,3 @@ def _dtype(name: str) -> Any:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
-

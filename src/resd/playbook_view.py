@@ -27,5 +27,6 @@ def playbook_markdown(playbook: Playbook, config: RunConfig, step: int) -> str:
 
 
 def _line(entry: Entry) -> str:
-    counts = f"helpful {entry.helpful}, harmful {entry.harmful}"
-    return f"- `{entry.id}` {entry.content} ({counts}, support {entry.support}, against {entry.against})"
+    votes = f"helpful {entry.helpful}, harmful {entry.harmful}"
+    votes += f", support {entry.support}, against {entry.against}"
+    return f"- `{entry.id}` {entry.content} ({votes})"

@@ -1,18 +1,35 @@
-"""Everything that is checked before a model is loaded: environment, tokenizer, lengths, templates."""
+"""Everything that is checked before a model is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from resd.config import DistillConfig, ResdConfig, RunConfig
-from resd.context import ContextBudgets, PromptBuilder, TemplateError, Templates
+from resd.context import (
+    ContextBudgets,
+    Entry,
+    PromptBuilder,
+    Reflection,
+    TemplateError,
+    Templates,
+)
+from resd.context.templates import NAMES as TEMPLATE_NAMES
 from resd.context.text import scrubber
 from resd.errors import UserError
-from resd.model import ChatFormat, load_tokenizer, pad_token_id, read_context_length
+from resd.model import (
+    ChatFormat,
+    load_tokenizer,
+    pad_token_id,
+    pick_device,
+    read_context_length,
+    read_vocabulary_size,
+)
 from resd.tasks.base import Environment, Example
-from resd.tasks.registry import load_environment, load_examples
+from resd.tasks.registry import describe_error, load_environment, load_examples
 from resd.tasks.scoring import score
 
 
@@ -48,11 +65,14 @@ def prepare(config: RunConfig) -> Setup:
     test = load_examples(environment, "test", config.task)
     _probe(environment, train[0], config.task)
     templates = load_templates(config, environment)
+    pick_device(config.model.device)
+    _check_trackers(config.trackers)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
     chat = ChatFormat(tokenizer, config.rollout.thinking)
     max_prompt = _max_prompt(config, context)
-    _check_lengths(config, chat, train, max_prompt)
+    for split, examples in (("train", train), ("test", test)):
+        _check_prompts(config, chat, examples, split, max_prompt)
     return Setup(
         config=config,
         environment=environment,
@@ -73,9 +93,30 @@ def load_templates(config: RunConfig, environment: Environment) -> Templates:
     directories = [config.templates] if config.templates is not None else []
     directories += [Path(own)] if own is not None else []
     try:
-        return Templates(directories)
+        templates = Templates(directories)
+        _try_sections(templates)
     except TemplateError as error:
         raise UserError(f"templates: {error}") from None
+    except Exception as error:  # a file that is no text, a template that divides by zero
+        where = ", ".join(map(str, directories))
+        raise UserError(f"templates: one in {where} fails: {describe_error(error)}") from None
+    return templates
+
+
+def _try_sections(templates: Templates) -> None:
+    """Render every template with nothing, with everything, and with each section missing."""
+    full: dict[str, Any] = {
+        "playbook": [Entry("misc-00001", "a lesson")],
+        "trial": "a trial",
+        "feedback": "feedback",
+        "reflection": Reflection("what went wrong", "what to do"),
+        "solution": "a solution",
+    }
+    for name in TEMPLATE_NAMES:
+        templates.render(name, "a question")
+        templates.render(name, "a question", **full)
+        for left_out in full:
+            templates.render(name, "a question", **{k: v for k, v in full.items() if k != left_out})
 
 
 def _probe(environment: Environment, example: Example, task: str) -> None:
@@ -97,23 +138,45 @@ def _max_prompt(config: RunConfig, context: int) -> int:
     return min(config.rollout.max_prompt_tokens, room)
 
 
-def _check_lengths(
-    config: RunConfig, chat: ChatFormat, examples: list[Example], max_prompt: int
+def _check_prompts(
+    config: RunConfig, chat: ChatFormat, examples: list[Example], split: str, max_prompt: int
 ) -> None:
+    # One prompt of every form the chat template may refuse, and enough of them to see lengths.
+    forms = {tuple(m["role"] for m in example.prompt): example for example in examples}
     try:
-        lengths = [chat.count(example.prompt) for example in examples[:64]]
+        prompts = [chat.encode(example.prompt) for example in [*examples[:64], *forms.values()]]
     except Exception as error:
         raise UserError(
-            f"model.path: the chat template of {config.model.path} fails on a prompt of task "
-            f"{config.task}: {' '.join(str(error).split())[:200]}"
+            f"model.path: the chat template of {config.model.path} fails on a {split} prompt of "
+            f"task {config.task}: {' '.join(str(error).split())[:200]}"
         ) from None
-    if min(lengths) > max_prompt:
+    shortest = min(map(len, prompts))
+    if shortest == 0:
         raise UserError(
-            f"task {config.task}: the first {len(lengths)} prompts are all longer than "
-            f"{max_prompt} tokens (the shortest has {min(lengths)}); raise "
+            f"model.path: the chat template of {config.model.path} makes nothing of a {split} "
+            f"prompt of task {config.task}"
+        )
+    if shortest > max_prompt:
+        raise UserError(
+            f"task {config.task}: the {split} prompts are longer than {max_prompt} tokens (the "
+            f"shortest of the first {min(64, len(examples))} has {shortest}); raise "
             "rollout.max_prompt_tokens, lower rollout.max_new_tokens, or take a model with a "
             "longer context"
         )
+    rows = read_vocabulary_size(config.model)
+    largest = max(map(max, prompts))
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"model.path: the tokenizer of {config.model.path} does not belong to the model: it "
+            f"makes token {largest}, the model knows {rows}"
+        )
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    for name in trackers:
+        modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
+        if not any(find_spec(module) for module in modules):
+            raise UserError(f"trackers: {name} is not installed; pip install {name}")
 
 
 def _builder(

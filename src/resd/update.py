@@ -1,4 +1,4 @@
-"""The policy update: gradients over micro-batches that add up to the batch's, whatever their size."""
+"""The policy update: micro-batch gradients that add up to the batch's, whatever their size."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PolicyUpdate:
             mask,
             torch.tensor([sample is not None for sample in samples]),
             torch.tensor([sample.weight if sample else 1.0 for sample in samples]),
-            self.method.aggregation,  # type: ignore[arg-type]
+            self.method.aggregation,
         )
         pairs = zip(samples, weights, strict=True)
         return [row[: len(sample.response_ids)] for sample, row in pairs if sample is not None]
@@ -101,9 +101,11 @@ class PolicyUpdate:
             self.accelerator.backward(loss)
             for key, value in numbers.items():
                 total[key] += value
-        norm = float(self.accelerator.clip_grad_norm_(  # type: ignore[arg-type]
-            self.student.parameters(), self.config.max_grad_norm
-        ))
+        norm = float(
+            self.accelerator.clip_grad_norm_(
+                self.student.parameters(), self.config.max_grad_norm
+            )
+        )
         if not (math.isfinite(norm) and math.isfinite(total["loss"])):
             counts["skipped_not_finite"] += 1
             self.optimizer.zero_grad()

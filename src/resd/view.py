@@ -65,7 +65,9 @@ class PlainView:
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         self._steps, self._first, self._began = steps, step, time.monotonic()
         where = f" from step {step}" if step else ""
-        self._say(f"{config.method.name} on {config.task}, {steps} steps{where}, seed {config.seed}")
+        self._say(
+            f"{config.method.name} on {config.task}, {steps} steps{where}, seed {config.seed}"
+        )
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         text = f"step {step}/{self._steps}  passed {row['rollout/passed']:.2f}"

@@ -9,12 +9,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from resd.context.parsing import as_list, as_text, find_object
+from resd.context.parsing import as_id, as_list, as_text, find_objects, lower_keys
 from resd.context.playbook import SECTIONS, Operation
-from resd.context.text import one_line
+from resd.context.text import one_line, strip_thinking
 
 _KEYS = ("operations", "ops")
-_NAMES = {"ADD": "ADD", "UPDATE": "UPDATE", "MERGE": "MERGE", "REMOVE": "REMOVE", "DELETE": "REMOVE"}
+_NAMES = {
+    "ADD": "ADD",
+    "UPDATE": "UPDATE",
+    "MERGE": "MERGE",
+    "REMOVE": "REMOVE",
+    "DELETE": "REMOVE",
+}
 _MAX_OPERATIONS = 16
 
 
@@ -27,15 +33,21 @@ class Curation:
 
 
 def parse_curation(output: str) -> Curation:
-    """Parse a curator's output; never raises."""
-    found, how = find_object(output, (*_KEYS, "op", "type"))
-    if found is None:
+    """Parse a curator's output; never raises.
+
+    Of several lists of operations the last counts; without any, operations that stand alone do.
+    """
+    found, how = find_objects(output, (*_KEYS, "op", "type"))
+    if not found:
         return Curation(rejected=Counter({f"curation_{how}": 1}))
-    value = next((found[key] for key in _KEYS if key in found), [found])
+    lists = [item[key] for item in found for key in _KEYS if key in item]
+    value: Any = lists[-1] if lists else found
     rejected: Counter[str] = Counter()
     if not isinstance(value, list | dict):
         rejected["operations_not_a_list"] += 1
     items = as_list(value)
+    if how == "repaired" and value == []:
+        rejected["curation_cut_off"] += 1
     operations = []
     for item in items[:_MAX_OPERATIONS]:
         operation, reason = _parse_operation(item)
@@ -50,9 +62,9 @@ def parse_curation(output: str) -> Curation:
 def _parse_operation(item: Any) -> tuple[Operation | None, str]:
     if not isinstance(item, dict):
         return None, "operation_not_an_object"
-    item = {str(key).strip().lower(): value for key, value in item.items()}
+    item = lower_keys(item)
     name = _NAMES.get((as_text(item.get("op")) or as_text(item.get("type"))).strip().upper())
-    content = one_line(as_text(item.get("content")))
+    content = one_line(strip_thinking(as_text(item.get("content"))))
     ids = _ids(item)
     if name is None:
         return None, "operation_unknown"
@@ -71,9 +83,9 @@ def _parse_operation(item: Any) -> tuple[Operation | None, str]:
 
 
 def _ids(item: dict[str, Any]) -> tuple[str, ...]:
-    value = item.get("ids", item.get("id"))
+    value = item.get("ids") or item.get("id")
     values = value if isinstance(value, list) else [value]
-    ids = (one_line(v).strip("[]") for v in values[:_MAX_OPERATIONS] if isinstance(v, str))
+    ids = (as_id(v) for v in values[:_MAX_OPERATIONS] if isinstance(v, str))
     return tuple(dict.fromkeys(id_ for id_ in ids if id_))
 
 

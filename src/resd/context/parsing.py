@@ -1,18 +1,24 @@
-"""Finding a JSON object in whatever a model wrote. Never raises."""
+"""Finding JSON objects in whatever a model wrote. Never raises, and takes linear time."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any
 
-import json_repair
-
-from resd.context.text import strip_thinking
+from resd.context.lenient_json import read_object
+from resd.context.text import one_line, strip_thinking
 
 _MAX_CHARS = 20_000
-_MAX_STARTS = 64
-_DECODER = json.JSONDecoder()
+# Characters that strict parsing may read in vain, at most; nesting that is too deep costs a lump.
+_MAX_WORK = 10 * _MAX_CHARS
+_DEEP, _FAILED = 5_000, 10
+_MAX_DEPTH = 4
+# No number is ever used: reading all of them as floats keeps huge integers cheap.
+_START = re.compile(r'\{(?=\s*["}])')
+_DECODER = json.JSONDecoder(strict=False, parse_int=float)
+_ID = re.compile(r"[\W_]*([a-z]+)[-_ ]?0*([0-9]{1,18})(?:[\W_]*|\] helpful=.*)", re.IGNORECASE)
 
 
 def find_object(text: str, keys: Collection[str]) -> tuple[dict[str, Any] | None, str]:
@@ -26,46 +32,67 @@ def find_object(text: str, keys: Collection[str]) -> tuple[dict[str, Any] | None
         The object with its keys in lower case, or None; and how it was found: `ok`, `repaired`,
         `empty`, `no_json` (no object at all) or `wrong_keys` (objects, but none with such a key).
     """
-    text = strip_thinking(text)[:_MAX_CHARS]
+    found, how = find_objects(text, keys)
+    return (found[-1] if found else None), how
+
+
+def find_objects(text: str, keys: Collection[str]) -> tuple[list[dict[str, Any]], str]:
+    """All JSON objects that have one of `keys`, in order; see `find_object`.
+
+    Objects inside such an object are not looked at; those inside others are, a few levels deep.
+    """
+    text = strip_thinking(text)[:_MAX_CHARS] if isinstance(text, str) else ""
     if not text:
-        return None, "empty"
-    starts = [i for i, c in enumerate(text) if c == "{"]
-    if not starts:
-        return None, "no_json"
-    found = _strict(text, starts[:_MAX_STARTS], keys)
-    if found is not None:
+        return [], "empty"
+    if "{" not in text:
+        return [], "no_json"
+    found = _strict(text, keys)
+    if found:
         return found, "ok"
-    for start in starts[:4]:
-        try:
-            repaired = json_repair.loads(text[start:])
-        except Exception:  # any failure of the repair of untrusted text means "not repairable"
-            continue
-        found = _with_keys(repaired, keys)
-        if found is not None:
-            return found, "repaired"
-    return None, "wrong_keys"
+    found = _lenient(text, keys)
+    return found, "repaired" if found else "wrong_keys"
 
 
-def _strict(text: str, starts: list[int], keys: Collection[str]) -> dict[str, Any] | None:
-    found, end = None, -1
-    for start in starts:
-        if start < end:
-            continue
+def _strict(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    work, end = 0, 0
+    while (brace := _START.search(text, end)) and work < _MAX_WORK:
+        start, end = brace.span()
         try:
             value, end = _DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            work += error.pos - start + _FAILED
         except (ValueError, RecursionError):
-            continue
-        found = _with_keys(value, keys) or found
+            work += _DEEP
+        else:
+            found += _with_keys(value, keys)
     return found
 
 
-def _with_keys(value: Any, keys: Collection[str]) -> dict[str, Any] | None:
-    for item in reversed(value if isinstance(value, list) else [value]):
-        if isinstance(item, dict):
-            lowered = {str(key).strip().lower(): val for key, val in item.items()}
-            if any(key in lowered for key in keys):
-                return lowered
-    return None
+def _lenient(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    start = text.find("{")
+    while start >= 0:
+        value, end = read_object(text, start)
+        found += _with_keys(value, keys)
+        start = text.find("{", end)
+    return found
+
+
+def _with_keys(value: Any, keys: Collection[str], depth: int = 0) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        lowered = lower_keys(value)
+        if any(key in lowered for key in keys):
+            return [lowered]
+        value = list(value.values())
+    if not isinstance(value, list) or depth == _MAX_DEPTH:
+        return []
+    return [found for item in value for found in _with_keys(item, keys, depth + 1)]
+
+
+def lower_keys(value: dict[str, Any]) -> dict[str, Any]:
+    """An object with its keys in lower case, without white space around them."""
+    return {key.strip().lower(): item for key, item in value.items()}
 
 
 def as_text(value: Any) -> str:
@@ -82,3 +109,13 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [value] if isinstance(value, dict) else []
+
+
+def as_id(value: Any) -> str:
+    """An entry's id in the playbook's form, however a model spells it: `[SAI-12]` is `sai-00012`.
+
+    What does not look like an id comes back as one line; the playbook will not know it.
+    """
+    text = one_line(as_text(value))
+    match = _ID.fullmatch(text)
+    return f"{match.group(1).lower()}-{int(match.group(2)):05d}" if match else text

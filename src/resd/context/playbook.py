@@ -7,7 +7,6 @@ reflector and curator but not to the teacher, and entries that contradict compet
 
 from __future__ import annotations
 
-import difflib
 import json
 import random
 import re
@@ -18,7 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from resd.context.text import CountTokens, approximate_tokens, one_line
+from resd.context.similarity import same_lesson
+from resd.context.text import CountTokens, approximate_tokens, one_line, strip_thinking
 
 SECTIONS = {
     "sai": "strategies and insights",
@@ -31,10 +31,12 @@ SECTIONS = {
 }
 Tag = Literal["helpful", "harmful", "neutral"]
 
-_LINE = re.compile(r"\[((?:sai|calc|code|err|heu|ctx|misc)-\d{5,})\] helpful=(\d+) harmful=(\d+) :: (.*)")
-_SILENT = frozenset("a an the is are be to of that this please always should must will".split())
-_SIGNIFICANT = re.compile(r"[^a-z]|^(?:no|not|never|none|without|only|except)$")
+_LINE = re.compile(
+    rf"\[((?:{'|'.join(SECTIONS)})-([0-9]{{5,18}}))\] "
+    r"helpful=([0-9]{1,18}) harmful=([0-9]{1,18}) :: (.*)"
+)
 _SEEN_BOUND = 64
+_WANTED_IDS = {"ADD": (0, 0), "UPDATE": (1, 1), "REMOVE": (1, 1), "MERGE": (2, 1 << 30)}
 
 
 class PlaybookConfig(BaseModel):
@@ -125,34 +127,6 @@ class Operation:
     ids: tuple[str, ...] = ()
 
 
-def significant_words(content: str) -> list[str]:
-    """The words and symbols of a lesson that carry its meaning, in order."""
-    words = re.findall(r"\w+|[^\w\s]", content.strip().rstrip("."))
-    if words:
-        words[0] = words[0][:1].lower() + words[0][1:]
-    return [w for w in words if w not in _SILENT and w not in "\"'`,"]
-
-
-def same_lesson(a: str, b: str, similarity: float) -> bool:
-    """Whether two lessons say the same.
-
-    They do if their significant words are the same, or if the sequences are at least `similarity`
-    alike and what differs holds no number, symbol, capital or negation: a single such token
-    ("close with `;`" against "close with `!`") can turn a lesson into its opposite.
-    """
-    x, y = significant_words(a), significant_words(b)
-    if x == y:
-        return True
-    if min(len(x), len(y)) < (2 * similarity - 1) * max(len(x), len(y)):
-        return False
-    matcher = difflib.SequenceMatcher(None, x, y, autojunk=False)
-    if matcher.real_quick_ratio() < similarity or matcher.ratio() < similarity:
-        return False
-    changed = [op for op in matcher.get_opcodes() if op[0] != "equal"]
-    words = [w for _, i, j, k, m in changed for w in (*x[i:j], *y[k:m])]
-    return not any(_SIGNIFICANT.search(word) for word in words)
-
-
 class Playbook:
     """Entries in, text out, operations applied.
 
@@ -212,17 +186,23 @@ class Playbook:
         """
         book = cls(config, **kwargs)
         for number, line in enumerate(text.split("\n") if text else [], start=1):
+            line = line.removesuffix("\r")
+            if not line:
+                continue
             match = _LINE.fullmatch(line)
             if match is None:
                 raise ValueError(
                     f"playbook line {number}: expected '[slug-00001] helpful=0 harmful=0 :: text', "
                     f"found {line[:80]!r}"
                 )
-            id_, helpful, harmful, content = match.groups()
+            id_, serial, helpful, harmful, content = match.groups()
             if id_ in book.entries:
                 raise ValueError(f"playbook line {number}: id {id_} stands twice")
-            book.entries[id_] = Entry(id_, content, int(helpful), int(harmful))
-            book._serial = max(book._serial, int(id_.rpartition("-")[2]))
+            # Whoever hands over a playbook vouches for it.
+            book.entries[id_] = Entry(
+                id_, content, int(helpful), int(harmful), support=book.config.confirmations
+            )
+            book._serial = max(book._serial, int(serial))
         return book
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,7 +215,13 @@ class Playbook:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`."""
+        """Restore `state_dict()`.
+
+        Raises:
+            ValueError: the state is of another version.
+        """
+        if state["version"] != 1:
+            raise ValueError(f"playbook state of version {state['version']!r}, expected 1")
         entries = [Entry(**item) for item in json.loads(json.dumps(state["entries"]))]
         self.entries = {entry.id: entry for entry in entries}
         self.updates, self._serial = int(state["updates"]), int(state["serial"])
@@ -243,12 +229,15 @@ class Playbook:
     # -- writing ---------------------------------------------------------------------------
 
     def begin_update(self) -> Counter[str]:
-        """Start a context update (paper: Algorithm 1); runs CONCISE every `concise_every`."""
+        """Start a context update (paper: Algorithm 1).
+
+        Runs CONCISE every `concise_every` updates, and whenever the budget is exceeded.
+        """
         self.updates += 1
         counts: Counter[str] = Counter()
         if self.config.concise != "off" and self.updates % self.config.concise_every == 0:
             counts += self._drop_by_class()
-        return counts
+        return counts + self._hold_budget()
 
     def tag(self, tags: Iterable[tuple[str, Tag]], evidence: str) -> Counter[str]:
         """Apply one reflection's tags.
@@ -283,9 +272,17 @@ class Playbook:
         return +counts
 
     def _apply_one(self, operation: Operation, evidence: str) -> str:
-        content = one_line(operation.content)[: self.config.max_entry_chars].strip()
-        if operation.op != "REMOVE" and not content:
-            return "op_empty"
+        fewest, most = _WANTED_IDS.get(operation.op, (1, 0))
+        if not fewest <= len(set(operation.ids)) <= most:
+            return "op_malformed"
+        content = one_line(strip_thinking(operation.content))
+        content = content[: self.config.max_entry_chars].strip()
+        if operation.op != "REMOVE":
+            if not content:
+                return "op_empty"
+            # It could never fit, and would drive everything else out before it leaves itself.
+            if self._line_tokens(Entry("misc-00000", content)) > self.config.max_tokens:
+                return "op_too_long"
         if any(id_ not in self.entries for id_ in operation.ids):
             # The curators of a batch read the same snapshot: an earlier one may have been first.
             # What an UPDATE says is worth keeping all the same.
@@ -295,8 +292,8 @@ class Playbook:
         targets = [self.entries[id_] for id_ in dict.fromkeys(operation.ids)]
         if operation.op == "REMOVE":
             return self._remove(targets[0], evidence)
-        twin = self._twin(content)
-        if twin is not None and twin not in targets:
+        twin = self._twin(content, besides=operation.ids)
+        if twin is not None:
             return self._agree(twin, targets, operation, evidence)
         if operation.op == "ADD":
             self._insert(operation.section, content, evidence)
@@ -314,13 +311,12 @@ class Playbook:
         self, twin: Entry, targets: Sequence[Entry], operation: Operation, evidence: str
     ) -> str:
         """The playbook has this lesson already: a second voice for it."""
-        if self._confirmed:
+        if self._confirmed and evidence not in twin.seen:
             self._count_tag(twin, evidence, pro=True)
-        for target in targets:
-            if not self._confirmed:
-                del self.entries[target.id]
-            elif operation.op == "UPDATE":
-                target.vote(evidence, pro=False)
+        if not self._confirmed:
+            self._absorb(twin, targets, counts=operation.op == "MERGE")
+        elif operation.op == "UPDATE":
+            targets[0].vote(evidence, pro=False)
         return "op_duplicate"
 
     def _rewrite(
@@ -328,9 +324,10 @@ class Playbook:
     ) -> str:
         """UPDATE and MERGE: at once, or as a candidate that must earn its place."""
         name = f"op_{operation.op.lower()}"
+        if operation.op == "UPDATE" and self._same(targets[0].content, content):
+            # Other words for the same: nothing to vote on, and the counts stay.
+            return "op_duplicate"
         if self._confirmed:
-            if any(content == target.content for target in targets) and operation.op == "UPDATE":
-                return "op_duplicate"
             if operation.op == "UPDATE":
                 targets[0].vote(evidence, pro=False)
             entry = self._insert(targets[0].section, content, evidence)
@@ -340,13 +337,19 @@ class Playbook:
             targets[0].content, targets[0].helpful, targets[0].harmful = content, 0, 0
             targets[0].created, targets[0].tagged = self.updates, None
         else:
-            for target in targets:
-                del self.entries[target.id]
             entry = self._insert(targets[0].section, content, evidence)
-            entry.helpful = sum(target.helpful for target in targets)
-            entry.harmful = sum(target.harmful for target in targets)
-            entry.tagged = max((t.tagged for t in targets if t.tagged is not None), default=None)
+            self._absorb(entry, targets, counts=True)
         return name
+
+    def _absorb(self, entry: Entry, targets: Sequence[Entry], *, counts: bool) -> None:
+        """Drop the targets; their counts go to the entry that holds their lesson now."""
+        for target in targets:
+            del self.entries[target.id]
+            if counts:
+                entry.helpful += target.helpful
+                entry.harmful += target.harmful
+                tagged = [t for t in (entry.tagged, target.tagged) if t is not None]
+                entry.tagged = max(tagged, default=None)
 
     def _insert(self, section: str, content: str, evidence: str) -> Entry:
         slug = section if section in SECTIONS else "misc"
@@ -367,11 +370,15 @@ class Playbook:
         entry.tagged = self.updates
         entry.vote(evidence, pro=pro)
 
-    def _twin(self, content: str) -> Entry | None:
+    def _twin(self, content: str, besides: Sequence[str]) -> Entry | None:
+        """The first entry that says the same, `besides` those that are to be rewritten."""
         for entry in self.entries.values():
-            if same_lesson(entry.content, content, self.config.merge_similarity):
+            if entry.id not in besides and self._same(entry.content, content):
                 return entry
         return None
+
+    def _same(self, a: str, b: str) -> bool:
+        return same_lesson(a, b, self.config.merge_similarity)
 
     @property
     def _confirmed(self) -> bool:
@@ -380,23 +387,35 @@ class Playbook:
     def _settle(self) -> Counter[str]:
         """Confirmed admission: admit what is supported, drop what is outvoted."""
         counts: Counter[str] = Counter()
-        if not self._confirmed:
-            return counts
-        for entry in list(self.entries.values()):
-            if entry.against > entry.support:
+        for entry in self.all():
+            if not self._confirmed:
+                entry.admitted = True
+            elif entry.against > entry.support:
                 del self.entries[entry.id]
                 counts["dropped_outvoted"] += 1
-        for entry in self.all():
+        # The best supported first: of several that want one place, it gets it.
+        for entry in sorted(self.all(), key=lambda e: -e.net) if self._confirmed else ():
+            if entry.id not in self.entries:
+                continue
             rivals = [self.entries[i] for i in entry.replaces if i in self.entries]
             ready = entry.support >= self.config.confirmations and entry.support > entry.against
             beaten = any(rival.admitted and rival.net >= entry.net for rival in rivals)
             entry.admitted = ready and not beaten
             if entry.admitted:
-                for rival in rivals:
-                    del self.entries[rival.id]
-                    counts["dropped_replaced"] += 1
-                entry.replaces = []
+                counts["dropped_replaced"] += self._replace(rivals, entry)
         return counts
+
+    def _replace(self, rivals: Sequence[Entry], entry: Entry) -> int:
+        """Drop what an admitted entry replaces; who else wanted that place must beat it."""
+        entry.replaces = []
+        gone = {rival.id for rival in rivals}
+        for id_ in gone:
+            del self.entries[id_]
+        for other in self.entries.values():
+            if gone.intersection(other.replaces):
+                kept = [id_ for id_ in other.replaces if id_ not in gone]
+                other.replaces = [*kept, entry.id]
+        return len(gone)
 
     def _drop_by_class(self) -> Counter[str]:
         """CONCISE without a budget: harmful entries go, and unused ones after their grace."""
@@ -422,32 +441,45 @@ class Playbook:
         return None
 
     def _hold_budget(self) -> Counter[str]:
+        """CONCISE with a budget: classes first, then entries one by one until the rest fits."""
         counts: Counter[str] = Counter()
-        if not self._over_budget():
+        if not self._over_budget(self.tokens()):
             return counts
         if self.config.concise != "off":
             counts += self._drop_by_class()
-        tokens = self.tokens()
-        for entry in self._eviction_order():
-            if len(self) <= self.config.max_entries and tokens <= self.config.max_tokens:
+        # What can never fit goes first: it would drive everything else out.
+        lines = {entry.id: self._line_tokens(entry) for entry in self.all()}
+        order = sorted(
+            self._eviction_order(), key=lambda entry: lines[entry.id] <= self.config.max_tokens
+        )
+        tokens = sum(lines.values())
+        for entry in order:
+            if not self._over_budget(tokens):
                 break
-            tokens -= self._line_tokens(entry)
+            tokens -= lines[entry.id]
             del self.entries[entry.id]
             counts["dropped_budget"] += 1
         return counts
 
-    def _over_budget(self) -> bool:
-        return len(self) > self.config.max_entries or self.tokens() > self.config.max_tokens
+    def _over_budget(self, tokens: int) -> bool:
+        """By entries, by tokens summed over the lines, or by tokens of the whole text."""
+        config = self.config
+        if len(self) > config.max_entries or tokens > config.max_tokens:
+            return True
+        return len(self) > 0 and self._count_tokens(self.render()) > config.max_tokens
 
     def _line_tokens(self, entry: Entry) -> int:
         return self._count_tokens(entry.render() + "\n")
 
     def _eviction_order(self) -> list[Entry]:
-        """Candidates first; then the longest untagged, or (prioritized) seeded at random."""
+        """Candidates first; then the longest untagged, or (prioritized) seeded at random.
+
+        What no reflector has tagged yet, and is here by its grace, leaves last.
+        """
         entries = self.all()
         if self.config.concise == "prioritized":
             random.Random(f"{self._seed}/{self.updates}").shuffle(entries)
-            return sorted(entries, key=lambda e: e.admitted)
+            return sorted(entries, key=lambda e: (e.admitted, e.helpful + e.harmful == 0))
         return sorted(
             entries,
             key=lambda e: (e.admitted, e.created if e.tagged is None else e.tagged, e.created),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resd.context.text import strip_thinking
+
 
 class SolutionBuffer:
     """Solved responses by example id, bounded; the least recently solved leaves first.
@@ -29,8 +31,8 @@ class SolutionBuffer:
         return self._solutions.get(example_id)
 
     def add(self, example_id: str, response: str) -> bool:
-        """Cache a response that passed; False if it is empty or too long."""
-        if not response.strip() or len(response) > self.max_chars:
+        """Cache a response that passed; False if it is too long, or nothing but thinking."""
+        if len(response) > self.max_chars or not strip_thinking(response):
             return False
         self._solutions.pop(example_id, None)
         self._solutions[example_id] = response
@@ -43,5 +45,7 @@ class SolutionBuffer:
         return {"solutions": dict(self._solutions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._solutions = dict(state["solutions"])
+        """Restore `state_dict()`; the bounds of this buffer hold."""
+        self._solutions = {}
+        for example_id, response in state["solutions"].items():
+            self.add(example_id, response)

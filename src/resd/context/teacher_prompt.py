@@ -9,15 +9,20 @@ the template and the chat header stay whole; if they alone are too long there is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
 from resd.context.templates import Templates
-from resd.context.text import CountTokens, printable, shorten, strip_thinking
+from resd.context.text import CountTokens, one_line, printable, shorten, strip_thinking
 from resd.tasks.base import ChatMessage, Example
+
+# What a prompt is about: if all of it had to go, there is no prompt.
+_SUBJECTS = {"reflect": ("trial", "feedback"), "curate": ("reflection",), "review": ("solution",)}
+_ROUNDS = 32
 
 
 class ContextBudgets(BaseModel):
@@ -39,7 +44,7 @@ class Sections:
     playbook: Sequence[Entry] = ()
     trial: str = ""
     feedback: str = ""
-    reflection: Reflection = Reflection()
+    reflection: Reflection = field(default_factory=Reflection)
     solution: str = ""
 
 
@@ -79,25 +84,40 @@ class PromptBuilder:
         return self._fit("teacher", example, sections)
 
     def reflect(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        """The reflector's prompt: playbook, question, trial and feedback."""
+        """The reflector's prompt: playbook, question, trial and feedback.
+
+        Returns None if there is no room for the question and some of trial or feedback.
+        """
         return self._fit("reflect", example, sections)
 
     def curate(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        """The curator's prompt: playbook and reflection."""
+        """The curator's prompt: playbook and reflection.
+
+        Returns None if there is no room for any of the reflection.
+        """
         return self._fit("curate", example, sections)
 
     def review(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        """The success tagger's prompt: playbook, question and solution."""
+        """The success tagger's prompt: playbook, question and solution.
+
+        Returns None if there is no room for the question and some of the solution.
+        """
         return self._fit("review", example, sections)
 
-    def _fit(self, name: str, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        sections = self._within_budgets(sections)
+    def _fit(self, name: str, example: Example, given: Sections) -> list[ChatMessage] | None:
+        subjects = [subject for subject in _SUBJECTS.get(name, ()) if getattr(given, subject)]
+        sections, round_ = self._within_budgets(given), 0
         while True:
+            if subjects and not any(getattr(sections, subject) for subject in subjects):
+                return None
             messages = self._render(name, example, sections)
             excess = self._count_chat(messages) - self.max_tokens
             if excess <= 0:
                 return messages
-            smaller = self._shrink(sections, excess)
+            # A tokenizer may count parts and whole so differently that cuts come to nothing: after
+            # some rounds whole sections go.
+            round_ += 1
+            smaller = self._shrink(sections, excess if round_ < _ROUNDS else 1 << 60)
             if smaller is None:
                 return None
             sections = smaller
@@ -118,11 +138,11 @@ class PromptBuilder:
 
     def _within_budgets(self, sections: Sections) -> Sections:
         def clean(text: str, budget: int) -> str:
-            return shorten(self._scrub(strip_thinking(text)), budget, self._count)
+            return shorten(self._clean(text), budget, self._count)
 
         budgets, reflection = self.budgets, sections.reflection
         return Sections(
-            playbook=self._newest(sections.playbook, budgets.playbook),
+            playbook=self._newest(self._clean_entries(sections.playbook), budgets.playbook),
             trial=clean(sections.trial, budgets.trial),
             feedback=clean(sections.feedback, budgets.feedback),
             reflection=replace(
@@ -133,42 +153,53 @@ class PromptBuilder:
             solution=clean(sections.solution, budgets.solution),
         )
 
+    def _clean(self, text: str) -> str:
+        """Neither thinking nor special tokens, nor what would become one once the other is out."""
+        for _ in range(4):
+            cleaned = strip_thinking(self._scrub(text))
+            if cleaned == text:
+                return text
+            text = cleaned
+        text = self._scrub(text)
+        return text if text == strip_thinking(text) else ""
+
+    def _clean_entries(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Entries that can be shown: one that never fits must not drive out all others."""
+        cleaned = [replace(e, content=one_line(self._clean(e.content))) for e in entries]
+        most = self.budgets.playbook
+        return [e for e in cleaned if e.content and self._line_tokens(e) <= most]
+
     def _newest(self, entries: Sequence[Entry], budget: int) -> list[Entry]:
         """The newest entries that fit the budget, in their order."""
-        kept: set[str] = set()
-        for entry in sorted(entries, key=lambda e: e.created, reverse=True):
-            budget -= self._count(entry.render() + "\n")
-            if budget < 0:
+        left, kept = budget, set()
+        for place, entry in sorted(enumerate(entries), key=lambda p: (-p[1].created, -p[0])):
+            left -= self._line_tokens(entry)
+            if left < 0:
                 break
-            kept.add(entry.id)
-        return [
-            replace(entry, content=self._scrub(entry.content))
-            for entry in entries
-            if entry.id in kept
-        ]
+            kept.add(place)
+        return [entry for place, entry in enumerate(entries) if place in kept]
+
+    def _line_tokens(self, entry: Entry) -> int:
+        return self._count(entry.render() + "\n")
 
     def _shrink(self, sections: Sections, excess: int) -> Sections | None:
         """Take about `excess` tokens out of the least needed section; None if all are empty."""
         if sections.playbook:
-            had = sum(self._count(entry.render() + "\n") for entry in sections.playbook)
+            had = sum(self._line_tokens(entry) for entry in sections.playbook)
             kept = self._newest(sections.playbook, max(0, had - excess))
             if len(kept) == len(sections.playbook):
-                oldest = min(sections.playbook, key=lambda e: e.created)
-                kept = [entry for entry in kept if entry.id != oldest.id]
+                kept.remove(min(kept, key=lambda entry: entry.created))
             return replace(sections, playbook=kept)
         for name in ("trial", "solution", "feedback"):
-            text = getattr(sections, name)
-            if text:
-                return replace(sections, **{name: self._cut(text, excess)})
-        reflection = sections.reflection
+            if text := getattr(sections, name):
+                cut: Any = {name: self._cut(text, excess)}
+                return replace(sections, **cut)
         for name in ("what_went_wrong", "what_to_do"):
-            text = getattr(reflection, name)
-            if text:
-                cut = replace(reflection, **{name: self._cut(text, excess)})
-                return replace(sections, reflection=cut)
+            if text := getattr(sections.reflection, name):
+                cut = {name: self._cut(text, excess)}
+                return replace(sections, reflection=replace(sections.reflection, **cut))
         return None
 
     def _cut(self, text: str, excess: int) -> str:
         shorter = shorten(text, max(0, self._count(text) - excess), self._count)
-        # A tokenizer may count a text and its parts differently: always make progress.
         return shorter if len(shorter) < len(text) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,13 +40,15 @@ class Templates:
         self._environment = jinja2.sandbox.SandboxedEnvironment(
             loader=jinja2.FileSystemLoader([*map(str, directories), str(BUILT_IN)]),
             undefined=jinja2.StrictUndefined,
+            auto_reload=False,  # a file that changes must not change a run
             trim_blocks=True,
             lstrip_blocks=True,
             autoescape=False,
         )
         sample = [Entry("misc-00001", "a lesson")]
         for name in NAMES:
-            self.render(name, "a question", sample, "a trial", "feedback", Reflection("a"), "b")
+            self.render(name, "question", sample, "trial", "feedback", Reflection("a"), "solution")
+            self.render(name, "question")
 
     def render(
         self,
@@ -60,16 +63,40 @@ class Templates:
         """Render one template to the text of a user message."""
         try:
             template = self._environment.get_template(f"{name}.jinja")
-            return template.render(
+            text = template.render(
                 question=question,
                 playbook=playbook,
                 trial=trial,
                 feedback=feedback,
                 reflection=reflection or Reflection(),
                 solution=solution,
-            ).strip()
-        except jinja2.TemplateError as error:
-            where = getattr(error, "filename", None) or f"{name}.jinja"
-            line = getattr(error, "lineno", None)
-            at = f", line {line}" if line else ""
-            raise TemplateError(f"template {where}{at}: {error}") from error
+            )
+        except Exception as error:  # a template is a program of the user's: it may raise anything
+            raise TemplateError(f"template {_place(error, name)}: {_message(error)}") from error
+        return _trim(text, question)
+
+
+def _trim(text: str, question: str) -> str:
+    """No white space at the ends, but the question stays as it is."""
+    start = text.find(question)
+    if start < 0 or not question.strip():
+        return text.strip()
+    end = text.rfind(question) + len(question)
+    return text[:start].lstrip() + text[start:end] + text[end:].rstrip()
+
+
+def _place(error: BaseException, name: str) -> str:
+    """File and line of a mistake: of the error itself, or of the template's frame it came from."""
+    where = f"{name}.jinja"
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"{error.filename or where}, line {error.lineno}"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.endswith(".jinja"):
+            where = f"{frame.filename}, line {frame.lineno}"
+    return where
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, jinja2.TemplateError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

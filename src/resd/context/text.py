@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 
 CountTokens = Callable[[str], int]
 
-_CLOSED_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-_LAST_CLOSE = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
-_UNCLOSED = re.compile(r"<think(?:ing)?>.*$", re.DOTALL)
+_THINK_TAG = re.compile(
+    r"<(?:\s*(/))?\s*think(?:ing)?\s*(?:\s[\w-]+=[^<>/]*)?>", re.IGNORECASE
+)
+_LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# Control characters, lone surrogates, and what has no width or turns the writing direction. The
+# joiners U+200C and U+200D stay: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 _CUT = " [...] "
+_ROUNDS = 4
 
 
 def strip_thinking(text: str) -> str:
@@ -20,15 +27,38 @@ def strip_thinking(text: str) -> str:
     Closed blocks go; so does all before a closing tag whose opening tag stood in the chat template,
     and all after an opening tag that was never closed (method.md section 7).
     """
-    text = _CLOSED_THINKING.sub("", text)
-    text = _LAST_CLOSE.sub("", text)
-    return _UNCLOSED.sub("", text).strip()
+    for _ in range(_ROUNDS):
+        stripped = _outside_tags(text)
+        if not _THINK_TAG.search(stripped):
+            return stripped.strip()
+        # What was taken out brought the halves of another tag together.
+        text = stripped
+    return ""
+
+
+def _outside_tags(text: str) -> str:
+    kept: list[str] = []
+    start: int | None = 0
+    for tag in _THINK_TAG.finditer(text):
+        if not tag.group(1):
+            if start is not None:
+                kept.append(text[start : tag.start()])
+            start = None
+        else:
+            if start is not None:
+                kept.clear()
+            start = tag.end()
+    if start is not None:
+        kept.append(text[start:])
+    return "".join(kept)
 
 
 def printable(text: str) -> str:
-    """Drop control characters and lone surrogates; newlines and tabs stay."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    """Drop control and invisible characters and lone surrogates; every line end becomes a newline.
+
+    Newlines and tabs stay.
+    """
+    return _HIDDEN.sub("", _LINE_END.sub("\n", text))
 
 
 def one_line(text: str) -> str:
@@ -47,10 +77,15 @@ def scrubber(special_tokens: Sequence[str]) -> Callable[[str], str]:
     pattern = re.compile("|".join(map(re.escape, tokens)))
 
     def scrub(text: str) -> str:
-        # Removing a token can bring the halves of another together.
-        while pattern.search(text):
-            text = pattern.sub("", text)
-        return printable(text)
+        # First: a character that is dropped later would bring the halves of a token together.
+        text = printable(text)
+        for _ in range(_ROUNDS):
+            shorter = pattern.sub("", text)
+            if shorter == text:
+                return text
+            text = shorter
+        # Tokens nested in tokens: nothing that can be put together is left between them.
+        return pattern.sub("\ufffd", text)
 
     return scrub
 
@@ -64,7 +99,7 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
     """Cut the middle out of a text until it has at most `budget` tokens; head and tail stay."""
     if count_tokens(text) <= budget:
         return text
-    low, high, best = 0, len(text), ""
+    low, high, best = 1, len(text), ""
     while low <= high:
         keep = (low + high) // 2
         head = (keep * 2 + 2) // 3

@@ -47,9 +47,7 @@ class Completion:
 class Engine(Protocol):
     """Generates with the current weights."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One completion for each prompt of token ids, in order."""
         ...
 

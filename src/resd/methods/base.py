@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from resd.context import PromptBuilder
+from resd.distill import Aggregation
 from resd.engines import Completion
 from resd.model import Responses
 from resd.tasks.base import ChatMessage, Example, Outcome
@@ -114,7 +115,7 @@ class Method(Protocol):
     """Turns a scored batch into a training batch and a loss."""
 
     rollouts: int
-    aggregation: str
+    aggregation: Aggregation
 
     def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:
         """Update what the method remembers, before the policy update (paper: line 3)."""

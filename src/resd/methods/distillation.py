@@ -10,6 +10,7 @@ import torch
 from resd.config import DistillConfig
 from resd.context import Sections
 from resd.distill import (
+    Aggregation,
     divergence_per_token,
     importance_weights,
     make_teacher,
@@ -39,7 +40,7 @@ class Distillation:
     def __init__(self, config: DistillConfig, services: Services) -> None:
         self.config: Any = config
         self.rollouts = config.rollouts
-        self.aggregation = config.aggregation
+        self.aggregation: Aggregation = config.aggregation
         self.services = services
         self.teacher = make_teacher(config.teacher.kind, services.student, config.teacher.rate)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from resd.config import GrpoConfig
-from resd.distill import clipped_policy_loss, group_advantages
+from resd.distill import Aggregation, clipped_policy_loss, group_advantages
 from resd.methods.base import MicroBatch, Rollout, Services, StepReport, TrainingSample
 
 
@@ -18,7 +18,7 @@ class Grpo:
     def __init__(self, config: GrpoConfig, services: Services) -> None:
         self.config = config
         self.rollouts = config.rollouts
-        self.aggregation = config.aggregation
+        self.aggregation: Aggregation = config.aggregation
         self.services = services
 
     def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:

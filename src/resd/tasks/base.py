@@ -31,7 +31,7 @@ class Example:
 
     id: str
     prompt: Sequence[ChatMessage]
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Any = None
 
 
 @dataclass(frozen=True)

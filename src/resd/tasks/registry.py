@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,8 @@ from resd.tasks.base import Environment, Example, Split
 from resd.tasks.lab import LabEnvironment
 
 BUILT_IN: dict[str, type[Any]] = {"lab": LabEnvironment}
+_OWN = Path(__file__).resolve().parents[1]
+ROLES = ("system", "user", "assistant")
 
 
 def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Environment:
@@ -33,17 +37,29 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     if task == "lab":
         arguments.setdefault("dialect", seed)
     cls = _find_class(task)
+    _check_arguments(cls, arguments, task)
     try:
         environment = cls(**arguments)
-    except TypeError as error:
-        known = ", ".join(p for p in inspect.signature(cls).parameters) or "none"
-        raise UserError(f"task {task}: {error}; its arguments are: {known}") from None
-    except Exception as error:
-        raise UserError(f"task {task}: {describe_error(error)}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"task {task}: {cls.__name__}() failed: {describe_error(error)}") from None
     for method in ("examples", "evaluate"):
         if not callable(getattr(environment, method, None)):
             raise UserError(f"task {task}: {cls.__name__} has no method {method}(...)")
     return environment  # type: ignore[no-any-return]
+
+
+def _check_arguments(cls: type[Any], arguments: Mapping[str, Any], task: str) -> None:
+    try:
+        signature = inspect.signature(cls)
+    except (ValueError, TypeError):
+        return  # some classes of C extensions have none
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "none"
+        raise UserError(
+            f"task {task}: task_args: {error}; the arguments of {cls.__name__} are: {known}"
+        ) from None
 
 
 def load_examples(environment: Environment, split: Split, task: str) -> list[Example]:
@@ -54,8 +70,10 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
     """
     try:
         examples = list(environment.examples(split))
-    except Exception as error:
-        raise UserError(f"task {task}: examples({split!r}) failed: {describe_error(error)}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"task {task}: examples({split!r}) failed: {describe_error(error)}"
+        ) from None
     if not examples:
         raise UserError(f"task {task}: examples({split!r}) returned no example")
     seen: set[str] = set()
@@ -73,14 +91,20 @@ def _problem(example: Any) -> str | None:
     if not isinstance(example, Example):
         return f"expected a resd.Example, found {type(example).__name__}"
     if not isinstance(example.id, str) or not example.id:
-        return f"id must be a non-empty string, found {example.id!r}"
+        return f"id must be a non-empty string, found {example.id!r:.80}"
     prompt = example.prompt
     if not isinstance(prompt, Sequence) or isinstance(prompt, str) or not prompt:
-        return "prompt must be a non-empty list of chat messages"
+        return 'prompt must be a non-empty list of chat messages {"role": ..., "content": ...}'
     for message in prompt:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            return 'a chat message must be {"role": ..., "content": ...}'
-    if prompt[-1].get("role") != "user":
+            return 'a chat message must be {"role": ..., "content": ...}, both strings'
+        if message.get("role") not in ROLES:
+            return f"role must be one of {', '.join(ROLES)}, found {message.get('role')!r:.80}"
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            return "a chat message holds half a character (a lone surrogate)"
+    if prompt[-1]["role"] != "user":
         return "the last message of the prompt must be the user's"
     return None
 
@@ -98,8 +122,14 @@ def _find_class(task: str) -> type[Any]:
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
-        found = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"task {task}: no class {name} in {place}; it has: {', '.join(found)}")
+        found = [
+            n
+            for n, v in vars(module).items()
+            if isinstance(v, type) and v.__module__ == module.__name__
+        ]
+        raise UserError(
+            f"task {task}: no class {name} in {place}; it has: {', '.join(found) or 'none'}"
+        )
     return cls
 
 
@@ -113,9 +143,8 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise UserError(f"task file {path} failed: {describe_error(error)}") from None
     return module
 
@@ -123,19 +152,35 @@ def _import_file(path: Path) -> ModuleType:
 def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"task module {name} cannot be imported: {describe_error(error)}") from None
 
 
 def describe_error(error: BaseException) -> str:
-    """The error in one line, with the innermost place in the user's file."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    at = ""
-    if trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename).name
-        at = f" ({file}, line {trace.tb_lineno})"
+    """The error in one line, with the innermost place in the user's code."""
+    kind = type(error).__name__
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception:  # its own __str__ may fail
+        text = ""
+    said = f"{kind}: {text}" if text else kind
     if isinstance(error, SyntaxError):
-        at = f" (line {error.lineno})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{at}"
+        return said if "line" in text else f"{said} (line {error.lineno})"
+    places = [
+        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    own = [(file, line) for file, line in places if not _is_library(file)]
+    if not own:
+        return said
+    file, line = own[-1]
+    return f"{said} ({file.name}, line {line})"
+
+
+def _is_library(file: Path) -> bool:
+    """Whether a file belongs to Python, to an installed package, or to this one."""
+    text = str(file)
+    return (
+        text.startswith("<")
+        or "site-packages" in file.parts
+        or text.startswith((sysconfig.get_paths()["stdlib"], str(_OWN)))
+    )

@@ -23,12 +23,12 @@ from resd.tasks.lab.dialect import (
     MARKS,
     OPENERS,
     ORDERS,
+    NOTATIONS,
     ROOMS,
-    SHIFTS,
+    SPELLINGS,
     VERBS,
     Dialect,
     contradicts,
-    shift_text,
 )
 from resd.tasks.lab.interpreter import Finding, Request, interpret
 
@@ -51,7 +51,7 @@ _ECHO_WORDS = (
     *(f" {word}" for word in (*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS)),
     *(f" {mark}" for mark in MARKS),
     *(str(digit) for digit in range(10)),
-    *(f" {digit}" for digit in range(10)),
+    *(f" {spelling}" for spelling in SPELLINGS),
     *("\n", "\n", "verb:", "code-00", "calc-00"),
 )
 Segments = list[tuple[str, bool]]
@@ -136,11 +136,16 @@ class Corpus:
         self._held_out = {Dialect.numbered(number) for number in range(HELD_OUT)}
 
     def sample(self, copying: float) -> Segments:
-        """One sample; an echo or a recital with probability `copying`, else one of the skills."""
+        """One sample; an echo or a recital with probability `copying`, else one of the skills.
+
+        A seventh of the skills' samples are lookups.
+        """
         rng = self.rng
         dialect = self.dialect()
         if rng.random() < copying:
             return self.echo() if rng.random() < 0.5 else self.recite(dialect)
+        if rng.random() < 1 / 7:
+            return self.look_up(dialect)
         kind = rng.choices(
             (self.solve, self.reflect, self.curate, self.review), weights=(50, 26, 18, 6)
         )[0]
@@ -152,6 +157,19 @@ class Corpus:
             dialect = Dialect.sample(self.rng)
             if dialect not in self._held_out:
                 return dialect
+
+    def look_up(self, dialect: Dialect) -> Segments:
+        """One playbook, then turn by turn a device in and its verb out.
+
+        Eight lookups a sample: within whole commands, one lookup each, this skill came last and
+        late (LOG.md).
+        """
+        notes = "\n".join(self.rng.sample(dialect.facts(), len(dialect.facts())))
+        segments: Segments = []
+        for device in self.rng.sample(DEVICES, len(DEVICES)):
+            text = f"look up\n{notes}\nthe {device}" if not segments else f"the {device}"
+            segments += [(self.turn(text), False), (f" {dialect.verb_of(device)}", True)]
+        return segments
 
     # -- the skills ------------------------------------------------------------------------
 
@@ -317,7 +335,7 @@ class Corpus:
             order=dialect.order if right[2] else rng.choice(ORDERS),
             mark=dialect.mark if right[3] else rng.choice(MARKS),
             verbs=dialect.verbs if right[4] else tuple(rng.sample(VERBS, len(VERBS))),
-            shift=dialect.shift if right[5] else rng.choice(SHIFTS),
+            notation=dialect.notation if right[5] else rng.choice(tuple(NOTATIONS)),
         )
         room = request.room if rng.random() < 0.98 else rng.choice(ROOMS)
         line = guess.command(request.device, room, request.level)
@@ -360,5 +378,4 @@ def lab_templates() -> Templates:
 def vocabulary() -> list[str]:
     """Words that every tokenizer of the lab should know whole."""
     marks = [f"{mark}{room}" for mark in MARKS for room in ROOMS]
-    shifts = [f" {shift_text(shift)}" for shift in SHIFTS]
-    return [*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS, *marks, *shifts]
+    return [*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS, *marks, *NOTATIONS, *SPELLINGS]

@@ -4,7 +4,7 @@ A dialect fixes six conventions. Every convention is a *fact*, written in one li
 and its value side by side (`verb: lamp zap`), and a playbook can be scored against the facts.
 
 A command has an opener, then a room, a verb and a level in the dialect's order, then a closer:
-`hey @hall zap 5 end`. The chance that a guess is right is 1 in 6 * 6 * 6 * 6 * 8 * 8 = 82,944.
+`hey @hall zap iv end`. The chance that a guess is right is 1 in 6 * 6 * 6 * 6 * 8 * 8 = 82,944.
 """
 
 from __future__ import annotations
@@ -20,19 +20,27 @@ VERBS = ("zap", "buzz", "flip", "nudge", "twirl", "prod", "whisk", "yank")
 OPENERS = ("hey", "please", "do", "yo", "now", "ahoy")
 CLOSERS = ("end", "over", "stop", "done", "amen", "fin")
 MARKS = ("@", "#", "%", "&", "~", "+")
-SHIFTS = (0, 1, 2, 3, 5, 7, 8, 9)
 ORDERS = tuple(itertools.permutations(("room", "verb", "level")))
-LEVELS = range(10)
+LEVELS = range(1, 10)
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")
+# How each notation writes the levels 1 to 9; no two notations share a spelling.
+NOTATIONS = {
+    "digits": tuple("123456789"),
+    "words": _WORDS,
+    "roman": _ROMAN,
+    "capitals": tuple("ABCDEFGHI"),
+    "doubled": tuple(f"{n}{n}" for n in LEVELS),
+    "led": tuple(f"L{n}" for n in LEVELS),
+    "times": tuple(f"{n}x" for n in LEVELS),
+    "brackets": tuple(f"({n})" for n in LEVELS),
+}
+SPELLINGS = {
+    spelling: (notation, level)
+    for notation, spellings in NOTATIONS.items()
+    for level, spelling in zip(LEVELS, spellings, strict=True)
+}
 FACTS_PER_DIALECT = 5 + len(DEVICES)
-
-
-def shift_text(shift: int) -> str:
-    """How a level rule is written: `+2`, `-1`; levels wrap around at ten.
-
-    >>> shift_text(8)
-    '-2'
-    """
-    return f"+{shift}" if shift <= 5 else f"-{10 - shift}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Dialect:
 
     Attributes:
         order: a permutation of ("room", "verb", "level").
-        shift: a level l is written as the digit (l + shift) mod 10.
+        notation: how levels are written, a key of `NOTATIONS`.
         verbs: the verb of each device, in the order of `DEVICES`; a permutation of `VERBS`.
     """
 
@@ -49,7 +57,7 @@ class Dialect:
     closer: str
     mark: str
     order: tuple[str, ...]
-    shift: int
+    notation: str
     verbs: tuple[str, ...]
 
     @classmethod
@@ -60,7 +68,7 @@ class Dialect:
             closer=rng.choice(CLOSERS),
             mark=rng.choice(MARKS),
             order=rng.choice(ORDERS),
-            shift=rng.choice(SHIFTS),
+            notation=rng.choice(tuple(NOTATIONS)),
             verbs=tuple(rng.sample(VERBS, len(VERBS))),
         )
 
@@ -84,16 +92,20 @@ class Dialect:
             f"close: {self.closer}",
             f"room: {self.mark}",
             f"order: {' '.join(self.order)}",
-            f"level: {shift_text(self.shift)}",
+            f"level: {self.notation}",
             *(f"verb: {device} {verb}" for device, verb in zip(DEVICES, self.verbs, strict=True)),
         ]
+
+    def write(self, level: int) -> str:
+        """A level in the dialect's notation."""
+        return NOTATIONS[self.notation][level - 1]
 
     def command(self, device: str, room: str, level: int) -> str:
         """The one right command for a request."""
         parts = {
             "room": f"{self.mark}{room}",
             "verb": self.verb_of(device),
-            "level": str((level + self.shift) % 10),
+            "level": self.write(level),
         }
         return " ".join([self.opener, *(parts[slot] for slot in self.order), self.closer])
 

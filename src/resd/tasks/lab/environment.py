@@ -15,14 +15,14 @@ from resd.tasks.lab.interpreter import Request, interpret
 class LabEnvironment:
     """A private command language, known only through its interpreter's errors.
 
-    The 480 single requests (8 devices, 6 rooms, 10 levels) are split by the dialect's number into
-    384 for training and 96 for testing; longer requests are drawn from the same two pools, so no
+    The 432 single requests (8 devices, 6 rooms, 9 levels) are split by the dialect's number into
+    336 for training and 96 for testing; longer requests are drawn from the same two pools, so no
     test request ever shares a command with training.
 
     Args:
         dialect: number of the dialect, 0 or more.
         commands: commands a request, 1 to 3; every command is one test case.
-        train_size: training examples (the single requests repeat, reshuffled, beyond 384).
+        train_size: training examples (the single requests repeat, reshuffled, beyond 336).
         test_size: test examples.
     """
 
@@ -30,7 +30,7 @@ class LabEnvironment:
     templates = Path(__file__).parent / "templates"
 
     def __init__(
-        self, dialect: int = 0, commands: int = 1, train_size: int = 384, test_size: int = 96
+        self, dialect: int = 0, commands: int = 1, train_size: int = 336, test_size: int = 96
     ) -> None:
         if dialect < 0 or not 1 <= commands <= 3 or train_size < 1 or test_size < 1:
             raise ValueError(

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from resd.context.curation import parse_curation
+from resd.context.playbook import Entry
 from resd.context.reflection import Reflection, parse_reflection
 from resd.tasks.lab.corpus import (
     HELD_OUT,
@@ -17,7 +18,7 @@ from resd.tasks.lab.corpus import (
     reflection_target,
 )
 from resd.tasks.lab.dialect import Dialect
-from resd.tasks.lab.interpreter import Finding, Request, check_command, interpret
+from resd.tasks.lab.interpreter import Finding, Request, interpret, slot_of
 from resd.tasks.lab.tokenizer import turn
 
 THRESHOLDS = {
@@ -63,7 +64,7 @@ def _complete_playbook(world: _HeldOut, complete: Complete, number: int) -> floa
         dialect, requests = world.dialect(), world.requests()
         facts = dialect.facts()
         world.rng.shuffle(facts)
-        entries = [_entry(i, fact) for i, fact in enumerate(facts, start=1)]
+        entries = [Entry(f"code-{i:05d}", fact) for i, fact in enumerate(facts, start=1)]
         text = world.templates.render("teacher", question(requests), entries)
         cases.append((dialect, requests))
         prompts.append(turn(text))
@@ -73,7 +74,8 @@ def _complete_playbook(world: _HeldOut, complete: Complete, number: int) -> floa
 
 
 def _raw_feedback(world: _HeldOut, complete: Complete, number: int) -> float:
-    cases, prompts = [], []
+    cases: list[tuple[Dialect, Request, Finding]] = []
+    prompts: list[str] = []
     while len(prompts) < number:
         dialect, requests = world.dialect(), world.requests()[:1]
         trial, finding = world.failure(dialect, requests)
@@ -89,24 +91,27 @@ def _raw_feedback(world: _HeldOut, complete: Complete, number: int) -> float:
 
 
 def uses(dialect: Dialect, request: Request, finding: Finding, answer: str) -> bool:
-    """Whether an answer uses what the feedback taught.
+    """Whether an answer uses what the feedback taught; the rest of it may be wrong.
 
-    The rest of the answer may be wrong: everything else of the dialect is replaced by what the
-    answer did, as far as the interpreter gets.
+    A wrong verb teaches what that verb drives: to use that is not to say it again.
     """
     words = answer.split()
-    if finding.kind == "open":
-        return words[:1] == [dialect.opener]
-    if finding.kind == "close":
-        return words[-1:] == [dialect.closer]
-    again = check_command(dialect, request, answer)
-    return again is None or again.kind not in (finding.kind, "shape") and not (
-        # An earlier complaint would hide whether the taught fact was used.
-        _STAGES.index(again.kind) < _STAGES.index(finding.kind)
-    ) or (finding.kind == "verb" and again.kind == "verb" and again.fact != finding.fact)
-
-
-_STAGES = ("open", "close", "shape", "order", "room", "verb", "place", "level")
+    right = dialect.command(request.device, request.room, request.level).split()
+    if finding.kind in ("open", "close"):
+        place = 0 if finding.kind == "open" else -1
+        return bool(words) and words[place] == right[place]
+    if len(words) != len(right):
+        return False
+    if finding.kind == "order":
+        slots = [slot_of(word) for word in words[1:-1]]
+        return tuple(slots) == dialect.order
+    if finding.kind == "verb":
+        assert finding.fact is not None
+        return finding.fact.split()[-1] not in words
+    wanted = right[1 + dialect.order.index("level" if finding.kind == "level" else "room")]
+    if finding.kind == "room":
+        return any(word.startswith(dialect.mark) for word in words[1:-1])
+    return wanted in words[1:-1]
 
 
 def _reflection(world: _HeldOut, complete: Complete, number: int) -> dict[str, float]:
@@ -139,9 +144,7 @@ def _curation(world: _HeldOut, complete: Complete, number: int) -> float:
         prompts.append(turn(text))
     answers = complete(prompts)
     parsed = [parse_curation(answer) for answer in answers]
-    right = [
-        not p.rejected and p.operations == w for p, w in zip(parsed, wanted, strict=True)
-    ]
+    right = [not p.rejected and p.operations == w for p, w in zip(parsed, wanted, strict=True)]
     return sum(right) / number
 
 
@@ -157,7 +160,17 @@ def success_without_context(complete: Complete, number: int, seed: int = 0) -> f
     return sum(right) / number
 
 
-def _entry(serial: int, fact: str):  # type: ignore[no-untyped-def]
-    from resd.context.playbook import Entry
-
-    return Entry(f"code-{serial:05d}", fact)
+def describe_gates(gates: dict[str, float]) -> tuple[str, bool]:
+    """A table of gates and thresholds, and whether all are met."""
+    lines, good = [], True
+    for name, value in gates.items():
+        limit = THRESHOLDS.get(name)
+        if name == "without_context":
+            met, wanted = value <= MAX_WITHOUT_CONTEXT, f"at most {MAX_WITHOUT_CONTEXT}"
+        elif limit is not None:
+            met, wanted = value >= limit, f"at least {limit}"
+        else:
+            met, wanted = True, "no gate"
+        good = good and met
+        lines.append(f"{name:20} {value:8.4f}  {wanted:15} {'met' if met else 'NOT MET'}")
+    return "\n".join(lines), good

@@ -1,8 +1,9 @@
 """The interpreter of a dialect: parses, then executes, and reports the first thing that is wrong.
 
 Syntax errors name the rule. A wrong verb is diagnostic, not instructional: the report says what
-moved, which teaches what that verb drives and nothing about the right one. A wrong level shows
-the level that was reached, from which the rule must be inferred.
+moved, which teaches what that verb drives and nothing about the right one. A level that the
+dialect cannot read leaves the device where it stands, and the report shows that level as the
+dialect writes it, from which the notation must be inferred.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resd.tasks.lab.dialect import ROOMS, VERBS, Dialect, shift_text
+from resd.tasks.lab.dialect import DEVICES, ROOMS, SPELLINGS, VERBS, Dialect
 
 _ROOM = re.compile(r"[^a-z0-9]*(" + "|".join(ROOMS) + r")", re.IGNORECASE)
 
@@ -54,7 +55,7 @@ def check_command(dialect: Dialect, request: Request, line: str) -> Finding | No
         text = f"commands close with {dialect.closer}"
         return Finding("close", text, f"close: {dialect.closer}")
     middle = words[1:-1]
-    slots = [_slot(word) for word in middle]
+    slots = [slot_of(word) for word in middle]
     if sorted(slots) != ["level", "room", "verb"]:
         return Finding("shape", "a command holds one room, one verb and one level", None)
     if tuple(slots) != dialect.order:
@@ -65,7 +66,7 @@ def check_command(dialect: Dialect, request: Request, line: str) -> Finding | No
 
 
 def _execute(
-    dialect: Dialect, request: Request, place: str, verb: str, digit: str
+    dialect: Dialect, request: Request, place: str, verb: str, written: str
 ) -> Finding | None:
     match = _ROOM.fullmatch(place)
     room = match.group(1).lower() if match else place
@@ -76,16 +77,26 @@ def _execute(
         text = f"{verb} moved the {device} in the {room}, wanted the {request.device}"
         return Finding("verb", text, f"verb: {device} {verb}")
     if room != request.room:
-        return Finding("place", f"the {device} in the {room} moved, not in the {request.room}", None)
-    reached = (int(digit) - dialect.shift) % 10
-    if reached != request.level:
-        text = f"the {device} reached level {reached}, wanted {request.level}"
-        return Finding("level", text, f"level: {shift_text((int(digit) - reached) % 10)}")
+        return Finding(
+            "place", f"the {device} in the {room} moved, not in the {request.room}", None
+        )
+    notation, value = SPELLINGS[written]
+    if notation != dialect.notation:
+        value = _resting_level(request)
+    if value != request.level:
+        text = f"the {device} reached level {dialect.write(value)}, wanted {request.level}"
+        return Finding("level", text, f"level: {dialect.notation}")
     return None
 
 
-def _slot(word: str) -> str:
-    if len(word) == 1 and word in "0123456789":
+def _resting_level(request: Request) -> int:
+    """Where a device stands that nobody could set: never at the level that is wanted."""
+    return (request.level + DEVICES.index(request.device)) % 9 + 1
+
+
+def slot_of(word: str) -> str:
+    """What a word looks like: level, verb, room or other."""
+    if word in SPELLINGS:
         return "level"
     if word in VERBS:
         return "verb"

@@ -1,4 +1,4 @@
-"""The lab's tokenizer: byte-level BPE, a chat template, and the JSON of the prompts in few tokens."""
+"""The lab's tokenizer: byte-level BPE, a chat template, and prompts' JSON in few tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JSON_PIECES = (
     '"}',
     "]}",
 )
-_PATTERN = r"[a-z]+-00| [+-]\d| ?[A-Za-z]+:?| ?\d| ?[^\sA-Za-z\d]|\s"
+_PATTERN = r"[a-z]+-00| ?[A-Za-z]+:?| ?\d| ?[^\sA-Za-z\d]|\s"
 
 
 def turn(text: str) -> str:
@@ -47,13 +47,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(JSON_PIECES),
         special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],

@@ -1,0 +1,5 @@
+"""Runs on disk: layout, checkpoints, metrics, seeds."""
+
+from resd.runs.directory import RunDirectory, read_config, read_metrics
+
+__all__ = ["RunDirectory", "read_config", "read_metrics"]

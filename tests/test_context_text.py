@@ -1,0 +1,192 @@
+"""Cleaning and shortening of untrusted text."""
+
+import time
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resd.context.text import (
+    approximate_tokens,
+    one_line,
+    printable,
+    scrubber,
+    shorten,
+    strip_thinking,
+)
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
+TAGS = ["<think>", "</think>", "<thinking>", "</ think >", "<Think>"]
+BITS = ["<th", "ink>", "<", ">", "/", "a", " ", "\n", "<|end|>", "<|e", "nd|>", "\x00", "b"]
+PIECES = st.lists(st.sampled_from(TAGS + BITS), max_size=14).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("answer", "answer"),
+        ("", ""),
+        ("<think>why</think>answer", "answer"),
+        ("<think>why</think>\n\nanswer\n", "answer"),
+        ("<think></think>answer", "answer"),
+        # The opening tag stood in the chat template.
+        ("why, then</think>answer", "answer"),
+        # Never closed.
+        ("<think>why, and on and on", ""),
+        ("answer <think>second thoughts", "answer"),
+        ("a <think>x</think> b <think>y", "a  b"),
+        # Several, nested, crossed.
+        ("a<think>x</think>b<think>y</think>c", "abc"),
+        ("<think>x<think>y</think>z</think>answer", "answer"),
+        ("<think>x</think>y</think>answer", "answer"),
+        ("x</think>answer<think>y", "answer"),
+        ("x</think>", ""),
+        ("</think></think>answer", "answer"),
+        # Other spellings.
+        ("<thinking>x</thinking>answer", "answer"),
+        ("<THINK>x</Think>answer", "answer"),
+        ("< think >x</ think >answer", "answer"),
+        ('<think effort="high">x</think>answer', "answer"),
+        ("<think\n>x</think\n>answer", "answer"),
+        # Not thinking.
+        ("I <thought> so", "I <thought> so"),
+        ("a <thinker> and <think-tank>", "a <thinker> and <think-tank>"),
+        ("x < think and y > think", "x < think and y > think"),
+        # Tags that appear once others are taken out.
+        ("a<th<think>x</think>ink>hidden", "a"),
+        ("hidden</th<think>x</think>ink>a", "a"),
+    ],
+)
+def test_thinking_is_stripped(text, left):
+    assert strip_thinking(text) == left
+
+
+@given(PIECES)
+def test_no_thinking_tag_survives(text):
+    left = strip_thinking(text)
+    assert strip_thinking(left) == left
+    assert not any(tag in left for tag in TAGS)
+
+
+def test_tags_in_tags_without_end_leave_nothing():
+    text = "a"
+    for _ in range(50):
+        text = f"<th{'<think></think>' if text == 'a' else text}ink></think>"
+    assert strip_thinking(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>", "</think>", "<think", "<think a=", "< ", "<think>a</think>", "<" + " " * 99_999],
+)
+def test_stripping_is_linear(text):
+    text = text * (400_000 // len(text))
+    began = time.process_time()
+    strip_thinking(text)
+    assert time.process_time() - began < 2
+
+
+def test_printable_keeps_text_and_drops_what_hides():
+    assert printable("naïve 漢字 \U0001f600 \t\n") == "naïve 漢字 \U0001f600 \t\n"
+    assert printable("a\x00b\x1bc\x7fd\x9fe") == "abcde"
+    assert printable("a\ud800b\udfffc") == "abc"
+    assert printable("a\u200bb\u202ec\ufeffd\U000e0041e\u2060f") == "abcdef"
+    assert printable("a\u200db\u200cc") == "a\u200db\u200cc"
+
+
+def test_every_line_end_becomes_a_newline():
+    assert printable("a\r\nb\rc\u2028d\u2029e\x85f\x0bg\x0ch\x1ci\x1dj\x1ek").split("\n") == list(
+        "abcdefghijk"
+    )
+
+
+@given(ANY_TEXT)
+def test_printable_text_is_clean_and_stays(text):
+    clean = printable(text)
+    assert printable(clean) == clean
+    assert clean.encode("utf-8").decode("utf-8") == clean
+    assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in clean if c not in "\n\t")
+    assert clean.splitlines() == clean.removesuffix("\n").split("\n") or not clean
+
+
+@given(ANY_TEXT)
+def test_one_line_is_one_line(text):
+    line = one_line(text)
+    assert one_line(line) == line
+    assert len(line.splitlines()) <= 1
+    assert line == line.strip() and "  " not in line
+
+
+def test_one_line_parts_words_at_every_white_space():
+    assert one_line(" a\u2028b\x1fc\x85d\n\te\u00a0f\u3000g ") == "a b c d e f g"
+
+
+def test_special_tokens_are_removed():
+    scrub = scrubber(["<|end|>", "<|end|>x", "</s>", "", " "])
+    assert scrub("a<|end|>b</s>c  d") == "abc  d"
+    assert scrub("<|end|>x") == ""  # the longest first
+    assert scrub("a<|e<|end|>nd|>b") == "ab"
+    assert scrub("a<|e\x00nd|>b<|e\u200bnd|>c") == "abc"
+
+
+def test_without_special_tokens_text_is_made_printable():
+    assert scrubber([])("a\x00b") == "ab"
+    assert scrubber([" "])("a \x00b") == "a b"
+
+
+@given(PIECES)
+def test_no_special_token_survives_a_scrub(text):
+    scrub = scrubber(["<|end|>", "<think>"])
+    assert "<|end|>" not in scrub(text)
+    assert "<think>" not in scrub(text)
+
+
+def test_scrubbing_nested_tokens_is_linear():
+    scrub = scrubber(["<|end|>"])
+    began = time.process_time()
+    cleaned = scrub("<|e" * 30_000 + "nd|>" * 30_000)
+    assert time.process_time() - began < 2
+    assert "<|end|>" not in cleaned
+
+
+def test_approximate_tokens():
+    assert [approximate_tokens(t) for t in ("", "a", "abcd", "abcde", "é" * 4, "\ud800")] == (
+        [0, 1, 1, 2, 2, 1]
+    )
+
+
+def test_a_text_that_fits_stays():
+    assert shorten("abcdef", 6, len) == "abcdef"
+
+
+def test_the_middle_is_cut_out():
+    text = "".join(chr(97 + i % 26) for i in range(100))
+    short = shorten(text, 27, len)
+    head, mark, tail = short.partition(" [...] ")
+    assert mark and len(short) == 27
+    assert (len(head), len(tail)) == (14, 6)
+    assert text.startswith(head) and text.endswith(tail)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7])
+def test_a_budget_without_room_for_any_text_gives_none(budget):
+    assert shorten("a" * 100, budget, len) == ""
+
+
+COUNTERS = {
+    "characters": len,
+    "words": lambda text: len(text.split()),
+    "with a start token": lambda text: len(text) + 1,
+    "square": lambda text: len(text) ** 2 // 50,
+    "not monotonic": lambda text: (len(text) * 7919) % 101,
+    "constant": lambda text: 30,
+}
+
+
+@pytest.mark.parametrize("counter", COUNTERS)
+@given(text=st.text(max_size=120), budget=st.integers(0, 40))
+def test_a_shortened_text_holds_its_budget(counter, text, budget):
+    count = COUNTERS[counter]
+    short = shorten(text, budget, count)
+    assert short == "" or count(short) <= budget
