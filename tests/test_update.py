@@ -1,0 +1,314 @@
+"""The policy update: micro-batches change no gradient, what teaches nothing costs nothing."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from resd.config import METHODS, TrainConfig
+from resd.methods import make_method
+from resd.methods import distillation as distillation_module
+from resd.methods.base import Services, StepReport, TrainingSample
+from resd.update import PolicyUpdate
+
+AGGREGATIONS = ("token_mean", "sample_mean", "released")
+Samples = list[TrainingSample | None]
+Make = Callable[..., PolicyUpdate]
+
+
+@pytest.fixture
+def make(tiny_model: Path) -> Make:
+    """A policy update of a fresh copy of the tiny model, whose teacher is another model."""
+
+    def build(method: str = "resd", train: dict[str, Any] | None = None, **config: Any) -> PolicyUpdate:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        services = Services(
+            builder=None,  # type: ignore[arg-type]
+            encode=None,
+            count_tokens=len,
+            write=None,  # type: ignore[arg-type]
+            student=model,
+            trace=None,
+            seed=0,
+            pad_id=0,
+        )
+        made = make_method(METHODS[method](**config), services)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        settings = TrainConfig(**{"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})})
+        return PolicyUpdate(model, made, settings, Accelerator(cpu=True), 0, 0)
+
+    return build
+
+
+def samples(number: int = 16) -> Samples:
+    """Samples of every length, weight and advantage; every fifth teaches nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(5, 300, (length,), generator=generator).tolist())
+
+    made: Samples = []
+    for i in range(number):
+        sample = TrainingSample(
+            prompt_ids=ids(3 + 5 * i % 11),
+            response_ids=ids(1 + 7 * i % 13),
+            teacher_ids=ids(9 + 3 * i % 17),
+            weight=0.5 + i % 4,
+            advantage=(-1.0) ** i * (1 + i % 3),
+        )
+        made.append(None if i % 5 == 4 else sample)
+    return made
+
+
+def gradient(update: PolicyUpdate, batch: Samples) -> torch.Tensor:
+    """The gradient that the optimiser is given."""
+    found: list[torch.Tensor] = []
+
+    def step() -> None:
+        grads = [p.grad for p in update.student.parameters()]
+        found.append(torch.cat([g.flatten() for g in grads if g is not None]).clone())
+
+    update.optimizer.step = step  # type: ignore[method-assign]
+    update.run(batch, StepReport())
+    assert len(found) == 1
+    return found[0]
+
+
+def weights(update: PolicyUpdate) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in update.student.parameters()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# -- micro-batches --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_gradient_does_not_depend_on_micro_batches(
+    make: Make, method: str, aggregation: str
+) -> None:
+    config = {"aggregation": aggregation}
+    one, three, all_ = (
+        gradient(make(method, {"micro_batch_size": size}, **config), samples()) for size in (1, 3, 16)
+    )
+    assert one.norm() > 1e-4
+    for other in (three, all_):
+        assert (other - one).norm() / one.norm() < 1e-5
+
+
+@pytest.mark.parametrize("over", [{"alpha": 0.0}, {"alpha": 1.0, "ratio_max": 5.0}, {"top_k": None}])
+def test_nor_with_other_divergences(make: Make, over: dict[str, Any]) -> None:
+    one, all_ = (gradient(make("sdpo", {"micro_batch_size": s}, **over), samples()) for s in (1, 16))
+    assert (all_ - one).norm() / one.norm() < 1e-5
+
+
+def test_logged_numbers_do_not_depend_on_micro_batches(make: Make) -> None:
+    rows = []
+    for size in (1, 16):
+        report = StepReport()
+        make("resd", {"micro_batch_size": size}).run(samples(), report)
+        rows.append(report.metrics)
+    assert rows[0].keys() == rows[1].keys() >= {"train/loss", "train/entropy", "train/grad_norm"}
+    assert all(math.isclose(rows[0][k], rows[1][k], rel_tol=1e-5) for k in rows[0])
+
+
+def test_aggregations_differ(make: Make) -> None:
+    """The test above would not see an aggregation that is ignored."""
+    grads = [gradient(make("sdpo", aggregation=name), samples()) for name in AGGREGATIONS]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert (grads[i] - grads[j]).norm() / grads[i].norm() > 1e-2
+
+
+def test_released_counts_what_teaches_nothing_in_its_denominator(make: Make) -> None:
+    taught = [sample for sample in samples() if sample is not None]
+    share = len(taught) / 16
+    released = gradient(make("sdpo", aggregation="released"), samples())
+    mean = gradient(make("sdpo", aggregation="sample_mean"), samples())
+    assert torch.allclose(released, mean * share, rtol=1e-4, atol=1e-8)
+
+
+def test_the_order_of_samples_changes_nothing_but_rounding(make: Make) -> None:
+    a, b = gradient(make("resd"), samples()), gradient(make("resd"), samples()[::-1])
+    assert (a - b).norm() / a.norm() < 1e-5
+
+
+# -- what teaches nothing -------------------------------------------------------------------------
+
+
+class Calls:
+    """Counts the rows that go through a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.rows = 0
+        model.register_forward_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self.rows += len(kwargs["input_ids"])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_what_teaches_nothing_costs_no_forward_pass(make: Make, method: str) -> None:
+    update = make(method, {"micro_batch_size": 2})
+    student = Calls(update.student)
+    teacher = None
+    if method != "grpo":
+        with update.method.teacher.model() as module:  # type: ignore[attr-defined]
+            teacher = Calls(module)
+    batch = samples(10)
+    taught = sum(sample is not None for sample in batch)
+    update.run(batch, StepReport())
+    assert student.rows == taught == 8
+    assert teacher is None or teacher.rows == taught
+
+
+def test_a_batch_that_teaches_nothing_changes_nothing(make: Make) -> None:
+    update, report = make("resd"), StepReport()
+    student, before = Calls(update.student), weights(update)
+    update.run([None, None], report)
+    assert student.rows == 0
+    assert same(weights(update), before)
+    assert update.updates == 0
+    assert report.metrics["train/taught"] == 0.0
+    update.run([], report)  # early stop may leave no example at all
+    assert update.updates == 0
+
+
+# -- steps that are not finite --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float) -> None:
+    update, report = make("sdpo", {"micro_batch_size": 4, "updates_per_batch": 2}), StepReport()
+    method: Any = update.method
+    loss, calls = method.token_loss, []
+
+    def broken(micro: Any, logits: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        factor = bad if len(calls) == 2 else 1.0
+        return loss(micro, logits) * factor
+
+    method.token_loss = broken
+    synced: list[int] = []
+    method.after_update = lambda student: synced.append(1)
+    before = weights(update)
+    stepped: list[list[torch.Tensor]] = []
+    step = update.optimizer.step
+
+    def watched() -> None:
+        stepped.append(weights(update))
+        step()
+
+    update.optimizer.step = watched  # type: ignore[method-assign]
+    update.run(samples(), report)
+    assert report.counts == {"skipped_not_finite": 1}
+    assert len(stepped) == len(synced) == 1  # the second update was finite
+    assert same(stepped[0], before)  # and started from untouched weights
+    assert all(math.isfinite(value) for value in report.metrics.values())
+    assert all(torch.isfinite(parameter).all() for parameter in weights(update))
+
+
+def test_a_loss_of_padding_that_is_not_finite_does_not_matter(make: Make) -> None:
+    update, report = make("sdpo", {"micro_batch_size": 16}), StepReport()
+    method: Any = update.method
+    loss = method.token_loss
+    method.token_loss = lambda micro, logits: loss(micro, logits).masked_fill(
+        ~micro.responses.mask, math.nan
+    )
+    update.run(samples(), report)
+    assert not report.counts
+    assert math.isfinite(report.metrics["train/loss"])
+
+
+# -- several updates on one batch -----------------------------------------------------------------
+
+
+def test_importance_weights_are_one_on_the_first_of_several_updates(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    real = distillation_module.importance_weights
+
+    def watched(*args: Any) -> torch.Tensor:
+        seen.append(real(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(distillation_module, "importance_weights", watched)
+    update = make("resd", {"updates_per_batch": 3, "micro_batch_size": 16, "lr": 0.05})
+    update.run(samples(), StepReport())
+    assert len(seen) == 3
+    assert torch.equal(seen[0], torch.ones_like(seen[0]))
+    for later in seen[1:]:
+        assert (later - 1).abs().max() > 1e-3
+        assert later.max() <= 2.0
+
+
+def test_log_probs_of_another_sampler_count_from_the_first_update_on(make: Make) -> None:
+    plain, off = samples(), samples()
+    for sample in off:
+        if sample is not None:
+            sample.old_log_probs = torch.full((len(sample.response_ids),), -3.0)
+    a, b = gradient(make("sdpo"), plain), gradient(make("sdpo"), off)
+    assert (a - b).norm() / a.norm() > 0.1
+
+
+def test_grpos_ratio_moves_between_updates(make: Make) -> None:
+    first, many = StepReport(), StepReport()
+    make("grpo").run(samples(), first)
+    make("grpo", {"updates_per_batch": 3, "lr": 0.05}).run(samples(), many)
+    assert abs(many.metrics["train/ratio"] - first.metrics["train/ratio"]) > 1e-4
+
+
+# -- schedule and state ---------------------------------------------------------------------------
+
+
+def test_warm_up_is_linear_and_goes_by_updates(make: Make) -> None:
+    update = make("sdpo", {"warmup_steps": 4, "lr": 1e-3, "updates_per_batch": 1})
+    rates = []
+    for _ in range(6):
+        report = StepReport()
+        update.run(samples(4), report)
+        rates.append(report.metrics["train/lr"])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_gradients_are_clipped(make: Make) -> None:
+    update = make("sdpo", {"max_grad_norm": 1e-3})
+    report = StepReport()
+    clipped = gradient(update, samples())
+    assert clipped.norm() == pytest.approx(1e-3, rel=1e-3)
+    make("sdpo", {"max_grad_norm": 1e-3}).run(samples(), report)
+    assert report.metrics["train/grad_norm"] > 1e-3  # logged before it is clipped
+
+
+@pytest.mark.parametrize("method", ["resd", "grpo"])
+def test_an_update_continues_bit_for_bit_from_its_state(make: Make, method: str) -> None:
+    straight = make(method)
+    straight.run(samples(), StepReport())
+    buffer = io.BytesIO()
+    state = straight.state_dict(), straight.student.state_dict(), straight.method.tensors()
+    torch.save(state, buffer)
+    straight.run(samples(6), StepReport())
+    resumed = make(method)
+    buffer.seek(0)
+    saved, student, tensors = torch.load(buffer, weights_only=True)
+    resumed.load_state_dict(saved)
+    resumed.student.load_state_dict(student)
+    resumed.method.load_tensors(tensors)
+    resumed.run(samples(6), StepReport())
+    assert same(weights(straight), weights(resumed))
+
