@@ -27,8 +27,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_words(tiny_model: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """The words of a short `resd train`; keywords replace settings (`__` for a dot)."""
 
-    def words(method: str = "resd", **over: Any) -> list[str]:
-        values = tiny.settings(tiny_model, tmp_path / "run", method, **over)
+    def words(method: str = "resd", output: Path = tmp_path / "run", **over: Any) -> list[str]:
+        values = tiny.settings(tiny_model, output, method, **over)
         return ["train", *tiny.arguments(values)]
 
     return words
