@@ -11,8 +11,9 @@ PLANS.json holds a list of plans, and a plan
     cases     "all", or a list; each case is a list of where the first process, its resumption, and
               so on meet the fault: below 1 a fraction of the whole run's count, else the count
 
-and a list of reports is printed as JSON. Every process is a fork of this one, which has imported everything
-already: a case takes about a second. The children do not fsync: a kill leaves the page cache alone.
+and a list of reports is printed as JSON. Every process is a fork of this one, which has imported
+everything already: a case takes about a second. The children do not fsync: a kill leaves the page
+cache alone.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def count_system_calls(tick: Callable[[str], None]) -> None:
     """Call `tick` before every system call of Python that changes the file system."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if event in _CHANGES or (writes and not str(args[0]).startswith("/dev")):
             tick(event)
 
@@ -69,7 +72,11 @@ def kill(run: Path, what: str) -> None:
 def fill_disk(run: Path, what: str) -> None:
     """From here on no file grows: a write stops after ten bytes."""
     metrics = run / "metrics.jsonl"
-    size = metrics.stat().st_size if what == "before append to metrics.jsonl" and metrics.exists() else 0
+    size = (
+        metrics.stat().st_size
+        if what == "before append to metrics.jsonl" and metrics.exists()
+        else 0
+    )
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.RLIM_INFINITY))
 

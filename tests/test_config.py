@@ -99,7 +99,9 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_no_setting_accepts_unknown_keys() -> None:
-    assert {p.__name__ for p in models(RunConfig) if p.model_config.get("extra") != "forbid"} == set()
+    assert {
+        p.__name__ for p in models(RunConfig) if p.model_config.get("extra") != "forbid"
+    } == set()
 
 
 # -- where values come from -----------------------------------------------------------------------

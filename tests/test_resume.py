@@ -1,4 +1,4 @@
-"""Kill -9 and full disks at any moment: the resumed run ends as the uninterrupted one, bit for bit."""
+"""Kill -9 and full disks at any moment: the resumed run ends as the other, bit for bit."""
 
 from __future__ import annotations
 

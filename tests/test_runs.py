@@ -311,13 +311,15 @@ def test_a_failed_append_leaves_whole_lines(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(atomic.StorageError, match="No space left on device.*make room"):
+    with pytest.raises(atomic.StorageError, match=r"No space left on device.*make room"):
         atomic.append_line(file, '{"step": 2}')
     assert file.read_text() == '{"step": 1}\n'
 
 
 def test_a_half_line_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "a": [1,\n[3]\n{"step": "4"}\n')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1}\n{"step": 2, "a": [1,\n[3]\n{"step": "4"}\n'
+    )
     assert read_metrics(tmp_path) == [{"step": 1}]
     assert read_metrics(tmp_path / "nowhere") == []
 
@@ -332,7 +334,7 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_scratch(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(atomic.StorageError, match="cannot write .*playbook.json: No space left"):
+    with pytest.raises(atomic.StorageError, match=r"cannot write .*playbook.json: No space left"):
         atomic.write_json(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["playbook.json"]

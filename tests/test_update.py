@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from resd.config import METHODS, TrainConfig
-from resd.methods import make_method
 from resd.methods import distillation as distillation_module
+from resd.methods import make_method
 from resd.methods.base import Services, StepReport, TrainingSample
 from resd.update import PolicyUpdate
 
@@ -27,7 +27,9 @@ Make = Callable[..., PolicyUpdate]
 def make(tiny_model: Path) -> Make:
     """A policy update of a fresh copy of the tiny model, whose teacher is another model."""
 
-    def build(method: str = "resd", train: dict[str, Any] | None = None, **config: Any) -> PolicyUpdate:
+    def build(
+        method: str = "resd", train: dict[str, Any] | None = None, **config: Any
+    ) -> PolicyUpdate:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
@@ -46,7 +48,9 @@ def make(tiny_model: Path) -> Make:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        settings = TrainConfig(**{"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})})
+        settings = TrainConfig(
+            **{"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})}
+        )
         return PolicyUpdate(model, made, settings, Accelerator(cpu=True), 0, 0)
 
     return build
@@ -104,16 +108,21 @@ def test_the_gradient_does_not_depend_on_micro_batches(
 ) -> None:
     config = {"aggregation": aggregation}
     one, three, all_ = (
-        gradient(make(method, {"micro_batch_size": size}, **config), samples()) for size in (1, 3, 16)
+        gradient(make(method, {"micro_batch_size": size}, **config), samples())
+        for size in (1, 3, 16)
     )
     assert one.norm() > 1e-4
     for other in (three, all_):
         assert (other - one).norm() / one.norm() < 1e-5
 
 
-@pytest.mark.parametrize("over", [{"alpha": 0.0}, {"alpha": 1.0, "ratio_max": 5.0}, {"top_k": None}])
+@pytest.mark.parametrize(
+    "over", [{"alpha": 0.0}, {"alpha": 1.0, "ratio_max": 5.0}, {"top_k": None}]
+)
 def test_nor_with_other_divergences(make: Make, over: dict[str, Any]) -> None:
-    one, all_ = (gradient(make("sdpo", {"micro_batch_size": s}, **over), samples()) for s in (1, 16))
+    one, all_ = (
+        gradient(make("sdpo", {"micro_batch_size": s}, **over), samples()) for s in (1, 16)
+    )
     assert (all_ - one).norm() / one.norm() < 1e-5
 
 
@@ -311,4 +320,3 @@ def test_an_update_continues_bit_for_bit_from_its_state(make: Make, method: str)
     resumed.method.load_tensors(tensors)
     resumed.run(samples(6), StepReport())
     assert same(weights(straight), weights(resumed))
-

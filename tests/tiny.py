@@ -70,7 +70,9 @@ def settings(model: Path, output: Path, method: str = "resd", **over: Any) -> di
     return values | {key.replace("__", "."): value for key, value in over.items()}
 
 
-def eventful_settings(model: Path, output: Path, method: str = "resd", **over: Any) -> dict[str, Any]:
+def eventful_settings(
+    model: Path, output: Path, method: str = "resd", **over: Any
+) -> dict[str, Any]:
     """A short run with as much state as there is: whatever is not restored shows."""
     eventful: dict[str, Any] = {
         "task_args.noisy": True,

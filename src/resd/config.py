@@ -84,7 +84,7 @@ class TrainConfig(Part):
     updates_per_batch: int = Field(
         1, ge=1, description="optimiser steps on each batch of rollouts, importance-weighted"
     )
-    lr: float = Field(1e-6, gt=0, description="learning rate after warm-up")
+    lr: float = Field(1e-6, gt=0, le=10, description="learning rate after warm-up")
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")

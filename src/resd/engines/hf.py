@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from resd.engines.base import Completion, Sampling
+from resd.errors import UserError
 
 
 class HFEngine:
@@ -69,11 +70,19 @@ class HFEngine:
             mask[row, width - len(prompt) :] = 1
         device = self._model.device
         limit = min(sampling.max_new_tokens, self._max_context - width)
-        output = self._model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=self._config(sampling, limit),
-        )
+        try:
+            output = self._model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=self._config(sampling, limit),
+            )
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise UserError(
+                "the model gives no finite probabilities any more: its weights have diverged; "
+                "start again with a lower train.lr"
+            ) from None
         return [self._completion(row) for row in output[:, width:].tolist()]
 
     def _config(self, sampling: Sampling, limit: int) -> GenerationConfig:
