@@ -68,8 +68,7 @@ def test_the_final_model_loads_and_answers_without_any_context(run):
     assert len(answer.split()) == 5
     base = AutoModelForCausalLM.from_pretrained(LAB_MODEL, dtype=torch.float32)
     changed = [
-        not torch.equal(a, b)
-        for a, b in zip(model.parameters(), base.parameters(), strict=True)
+        not torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters(), strict=True)
     ]
     assert all(changed)
 

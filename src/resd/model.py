@@ -153,7 +153,7 @@ def save_model(model: Any, place: Path) -> None:
     from peft.tuners.lora import LoraLayer
 
     base = model.get_base_model()
-    adapted = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
+    adapted: dict[str, Any] = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
     weights: dict[str, torch.Tensor] = {}
     for key, tensor in base.state_dict().items():
         owner, inside, leaf = key.partition(".base_layer.")

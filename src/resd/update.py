@@ -102,9 +102,7 @@ class PolicyUpdate:
             for key, value in numbers.items():
                 total[key] += value
         norm = float(
-            self.accelerator.clip_grad_norm_(
-                self.student.parameters(), self.config.max_grad_norm
-            )
+            self.accelerator.clip_grad_norm_(self.student.parameters(), self.config.max_grad_norm)
         )
         if not (math.isfinite(norm) and math.isfinite(total["loss"])):
             counts["skipped_not_finite"] += 1

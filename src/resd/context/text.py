@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 
 CountTokens = Callable[[str], int]
 
-_THINK_TAG = re.compile(
-    r"<(?:\s*(/))?\s*think(?:ing)?\s*(?:\s[\w-]+=[^<>/]*)?>", re.IGNORECASE
-)
+_THINK_TAG = re.compile(r"<(?:\s*(/))?\s*think(?:ing)?\s*(?:\s[\w-]+=[^<>/]*)?>", re.IGNORECASE)
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Control characters, lone surrogates, and what has no width or turns the writing direction. The
 # joiners U+200C and U+200D stay: scripts and emoji need them.

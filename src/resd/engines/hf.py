@@ -68,10 +68,11 @@ class HFEngine:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        device = self._model.device
+        model: Any = self._model
+        device = model.device
         limit = min(sampling.max_new_tokens, self._max_context - width)
         try:
-            output = self._model.generate(
+            output = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=self._config(sampling, limit),

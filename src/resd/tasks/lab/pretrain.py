@@ -198,7 +198,7 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
             group["lr"] = learning_rate(step, config)
         loss = answer_loss(model, body, next(stream))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -221,9 +221,7 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
     return gates
 
 
-def final_gates(
-    model: Any, tokenizer: Any, number: int = 1000
-) -> dict[str, float]:
+def final_gates(model: Any, tokenizer: Any, number: int = 1000) -> dict[str, float]:
     """The gates of a finished model, and its success without context over 20,000 requests."""
     gates = measure_gates(lambda p: complete(model, tokenizer, p), number, seed=1)
     alone = success_without_context(
