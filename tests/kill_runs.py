@@ -8,8 +8,9 @@ PLANS.json holds a list of plans, and a plan
     unit      what is counted: "write" (the barriers between writes) or "system_call" (of Python,
               that changes the file system)
     fault     what happens there: "kill" (SIGKILL) or "full" (no file can grow any more)
-    cases     "all", or a list; each case is a list of where the first process, its resumption, and
-              so on meet the fault: below 1 a fraction of the whole run's count, else the count
+    cases     "all"; "kinds", one of every kind of write; or a list of cases, each a list of where
+              the first process, its resumption, and so on meet the fault: below 1 a fraction of
+              the whole run's count, else the count
 
 and a list of reports is printed as JSON. Every process is a fork of this one, which has imported
 everything already: a case takes about a second. The children do not fsync: a kill leaves the page
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -85,7 +87,7 @@ FAULTS = {"kill": kill, "full": fill_disk}
 
 
 class Attempt:
-    """One process: how it ended, what it said, which steps it began, how much it counted."""
+    """One process: how it ended, what it said, which steps it began, what it counted."""
 
     def __init__(self, words: list[str], run: Path, unit: str, fault: str, at: int | None) -> None:
         pipes = [os.pipe() for _ in range(3)]
@@ -107,9 +109,9 @@ class Attempt:
         said = [open(read, encoding="utf-8", errors="replace").read() for read, _ in pipes]  # noqa: SIM115
         self.status = os.waitpid(pid, 0)[1]
         self.out, self.err = said[0], said[1]
-        words = said[2].split()
-        self.steps = [int(word) for word in words if not word.startswith("=")]
-        self.ticks = next((int(word[1:]) for word in words if word.startswith("=")), None)
+        steps, _, names = said[2].partition("=")
+        self.steps = [int(step) for step in steps.split()]
+        self.ticks: list[str] | None = json.loads(names) if names else None
 
 
 def _run(words: list[str], run: Path, unit: str, fault: str, at: int | None, log: int) -> int:
@@ -122,17 +124,16 @@ def _run(words: list[str], run: Path, unit: str, fault: str, at: int | None, log
         step(self, batch)
 
     resd.loop.Trainer._one_step = logged  # type: ignore[method-assign]
-    seen = 0
+    seen: list[str] = []
 
     def tick(what: str) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == at:
+        seen.append(what)
+        if len(seen) == at:
             FAULTS[fault](run, what)
 
     COUNTERS[unit](tick)
     code = main(words)
-    os.write(log, f"={seen}".encode())
+    os.write(log, f"={json.dumps(seen)}".encode())
     return code
 
 
@@ -199,7 +200,8 @@ class Plan:
         whole = self.attempt("whole", None)
         if whole.status != 0 or whole.ticks is None:
             raise SystemExit(whole.out + whole.err)
-        self.ticks = whole.ticks
+        self.names = whole.ticks
+        self.ticks = len(self.names)
         self.whole = snapshot(self.place / "whole")
 
     def attempt(self, name: str, at: int | None) -> Attempt:
@@ -215,6 +217,12 @@ class Plan:
         """Where each case meets its faults."""
         if self.plan["cases"] == "all":
             return [[n] for n in range(1, self.ticks + 1)]
+        if self.plan["cases"] == "kinds":
+            places: dict[str, list[int]] = {}
+            for n, name in enumerate(self.names, start=1):
+                places.setdefault(re.sub(r"\d+", "N", name), []).append(n)
+            # Neither the first time nor the last, where there are others.
+            return [[numbers[len(numbers) // 2]] for numbers in places.values()]
         return [
             [max(1, round(at * self.ticks)) if at < 1 else int(at) for at in case]
             for case in self.plan["cases"]

@@ -396,6 +396,8 @@ TASKS = {
         ),
         ["test prompts are longer than"],
     ),
+    "templates are a number": ("\nEnv.templates = 3", ["templates must be a directory", "3"]),
+    "no such templates": ("\nEnv.templates = '/nowhere'", ["templates", "/nowhere"]),
     "evaluate raises": (
         method("evaluate", "raise ValueError('two\\nlines')"),
         ["evaluate() failed on an empty response", "ValueError: two lines", "line 15"],
@@ -435,7 +437,7 @@ TASKS = {
 def test_a_task_file(name: str, refused: Callable[..., str], env: Callable[[str], str]) -> None:
     bad, wanted = TASKS[name]
     line = refused(task=env(bad))
-    assert "task" in line
+    assert "task" in line or "templates" in line
     for word in wanted:
         assert word in line
 
@@ -665,6 +667,16 @@ def test_a_model_without_finite_probabilities(
 def test_other_commands(words: list[str], wanted: str, tiny_model: Path, capsys: Capture) -> None:
     assert main([str(tiny_model) if word == "MODEL" else word for word in words]) == 2
     assert wanted in one_line(capsys)
+
+
+def test_an_evaluation_says_when_the_environment_fails(
+    env: Callable[[str], str], tiny_model: Path, capsys: Capture
+) -> None:
+    task = env(
+        method("evaluate", "return super().evaluate(example, response) if not response else 1")
+    )
+    assert main(["eval", str(tiny_model), "--task", task, "--samples", "1"]) == 0
+    assert "failed on 4 responses" in capsys.readouterr().err
 
 
 def test_a_playbook_of_a_method_that_keeps_none(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from resd.runs.ranking import best_index, best_indices, rank_sums
+from resd.runs.ranking import best_indices, rank_sums
 
 
 def evaluation(mean: float, best: float, case_mean: float, case_best: float) -> dict[str, float]:
     return {"mean": mean, "best": best, "case_mean": case_mean, "case_best": case_best}
+
+
+def best(rows: list[dict[str, float]]) -> int:
+    return best_indices(rows, 1)[0]
 
 
 def test_the_best_on_most_metrics_wins() -> None:
@@ -16,13 +20,13 @@ def test_the_best_on_most_metrics_wins() -> None:
         evaluation(0.20, 0.30, 0.20, 0.20),  # ranks 2, 2, 2, 2
     ]
     assert rank_sums(rows) == [10, 6, 8]
-    assert best_index(rows) == 1
+    assert best(rows) == 1
 
 
 def test_ranks_count_not_sizes() -> None:
     """A huge lead on one metric is worth no more than a small one."""
     rows = [evaluation(1.0, 0.1, 0.1, 0.1), evaluation(0.1, 0.11, 0.11, 0.11)]
-    assert best_index(rows) == 1
+    assert best(rows) == 1
 
 
 def test_equal_values_share_the_best_rank_they_span() -> None:
@@ -36,7 +40,7 @@ def test_equal_values_share_the_best_rank_they_span() -> None:
 
 def test_the_earliest_of_equals_wins() -> None:
     rows = [evaluation(0.1, 0.1, 0.1, 0.1), evaluation(0.5, 0.5, 0.5, 0.5)]
-    assert best_index([*rows, rows[1]]) == 1
+    assert best([*rows, rows[1]]) == 1
 
 
 def test_the_best_few_come_best_first() -> None:
@@ -46,4 +50,4 @@ def test_the_best_few_come_best_first() -> None:
 
 
 def test_a_single_evaluation_is_the_best() -> None:
-    assert best_index([evaluation(0, 0, 0, 0)]) == 0
+    assert best([evaluation(0, 0, 0, 0)]) == 0

@@ -60,8 +60,8 @@ def spread(number: int) -> list[list[float]]:
 class TestKilled:
     def test_between_writes(self, carry_out: CarryOut) -> None:
         """RESD with an EMA teacher, a confirmed playbook, a bounded buffer and early stop."""
-        (report,) = carry_out(plan([[1], [2], [3], *spread(20), [0.999]]))
-        assert report["cases"] >= 24
+        (report,) = carry_out(plan("kinds"))
+        assert report["cases"] >= 30
         assert report["ticks"] > 100
 
     @pytest.mark.slow
@@ -97,7 +97,10 @@ class TestKilledOtherwise:
 class TestDiskFull:
     def test_at_writes(self, carry_out: CarryOut) -> None:
         """One line, exit code 2, and the run goes on from there once there is room."""
-        carry_out(plan([[1], [2], [3], *spread(12), [0.4, 2], [0.6, 0.2]], fault="full"))
+        carry_out(plan("kinds", fault="full"))
+
+    def test_twice(self, carry_out: CarryOut) -> None:
+        carry_out(plan([[0.4, 2], [0.6, 0.2]], fault="full"))
 
     @pytest.mark.slow
     def test_at_all_writes(self, carry_out: CarryOut) -> None:

@@ -101,7 +101,7 @@ def evaluate_model(
         UserError: no such model or task.
     """
     from resd.engines import HFEngine
-    from resd.model import load_model
+    from resd.model import load_model, read_context_length
     from resd.runs.seeds import derive
     from resd.setup import prepare
 
@@ -113,7 +113,11 @@ def evaluate_model(
             raise UserError(f"{run} has no {which} model yet: the run is not complete")
         config.model.path, config.model.lora = str(place), None
     else:
-        config = load_config(None, [("model.path", model), *([("task", task)] if task else [])])
+        named = [("task", task)] if task else []
+        config = load_config(None, [("model.path", model), ("method.name", "grpo"), *named])
+        # No run says how long responses may be: at most half of a short context.
+        room = read_context_length(config.model) // 2
+        config.rollout.max_new_tokens = min(config.rollout.max_new_tokens, room)
     if task is not None:
         config.task = task
     if samples is not None:

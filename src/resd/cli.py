@@ -151,8 +151,9 @@ def _print_settings() -> None:
     console.print("usage: resd train [CONFIG.toml] [--key.sub value ...]\n", markup=False)
     console.print("       resd train --resume RUN\n", markup=False)
     console.print(
-        "With no argument it trains the lab's default, preset 'lab'. Settings stand in a TOML "
-        "file, on the command line, or in a preset; a later one wins. Defaults are the paper's.\n",
+        "With no argument it trains the lab's default, preset 'lab'. Settings stand in a preset, "
+        "in a TOML file, or on the command line; a later one wins. 'none' stands for no value. "
+        "Defaults are the paper's.\n",
         markup=False,
     )
     for key, default, meaning in settings(RunConfig):
@@ -237,6 +238,12 @@ def _eval(options: argparse.Namespace) -> int:
     result = evaluate_model(
         options.model, options.which, options.task, options.samples, options.seed
     )
+    if result.failed:
+        print(
+            f"warning: the environment failed on {result.failed} responses, which count as not "
+            f"passed; the first: {result.first_failure}",
+            file=sys.stderr,
+        )
     print(json.dumps(result.row()) if options.json else describe(result))
     return 0
 

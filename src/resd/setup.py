@@ -90,8 +90,9 @@ def prepare(config: RunConfig) -> Setup:
 def load_templates(config: RunConfig, environment: Environment) -> Templates:
     """The user's templates, then the task's, then the built-in ones."""
     own = getattr(environment, "templates", None)
-    directories = [config.templates] if config.templates is not None else []
-    directories += [Path(own)] if own is not None else []
+    if not isinstance(own, str | Path | None):
+        raise UserError(f"task {config.task}: templates must be a directory, found {own!r:.80}")
+    directories = [Path(place) for place in (config.templates, own) if place is not None]
     try:
         templates = Templates(directories)
         _try_sections(templates)

@@ -20,13 +20,7 @@ def rank_sums(evaluations: Sequence[Mapping[str, float]]) -> list[int]:
     return sums
 
 
-def best_index(evaluations: Sequence[Mapping[str, float]]) -> int:
-    """Index of the best rank sum; the earliest of equals."""
-    sums = rank_sums(evaluations)
-    return sums.index(min(sums))
-
-
 def best_indices(evaluations: Sequence[Mapping[str, float]], keep: int) -> list[int]:
-    """Indices of the `keep` best rank sums, best first."""
+    """Indices of the `keep` best rank sums, best first; the earliest of equals first."""
     sums = rank_sums(evaluations)
     return sorted(range(len(sums)), key=lambda i: (sums[i], i))[:keep]
