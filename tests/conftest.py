@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 import tiny
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+# A busy machine is no failure.
+settings.register_profile("resd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("resd")
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ PLANS.json holds a list of plans, and a plan
               that changes the file system)
     fault     what happens there: "kill" (SIGKILL) or "full" (no file can grow any more)
     cases     "all"; "kinds", one of every kind of write; or a list of cases, each a list of where
-              the first process, its resumption, and so on meet the fault: below 1 a fraction of
-              the whole run's count, else the count
+              the first process, its resumption, and so on meet the fault: the count; below 1 a
+              fraction of the whole run's count; or the last write whose name starts so
 
 and a list of reports is printed as JSON. Every process is a fork of this one, which has imported
 everything already: a case takes about a second. The children do not fsync: a kill leaves the page
@@ -223,10 +223,13 @@ class Plan:
                 places.setdefault(re.sub(r"\d+", "N", name), []).append(n)
             # Neither the first time nor the last, where there are others.
             return [[numbers[len(numbers) // 2]] for numbers in places.values()]
-        return [
-            [max(1, round(at * self.ticks)) if at < 1 else int(at) for at in case]
-            for case in self.plan["cases"]
-        ]
+        return [[self.count(at) for at in case] for case in self.plan["cases"]]
+
+    def count(self, at: float | str) -> int:
+        """The count at which a fault happens."""
+        if isinstance(at, str):
+            return max(n for n, name in enumerate(self.names, start=1) if name.startswith(at))
+        return max(1, round(at * self.ticks)) if at < 1 else int(at)
 
     def run(self, number: int, faults: list[int]) -> dict[str, Any]:
         """Fault, resume, fault, ... and finish; report what is wrong."""

@@ -84,6 +84,7 @@ class TestKilledOtherwise:
             "method__reflector": "teacher",
         }
         carry_out(
+            plan([["renamed step"], ["before trashing step"], ["written done.json"]]),
             plan([[0.3, 1], [0.5, 5, 4, 0.2], [0.97, 2, 2]]),
             plan([[1], [3], [5], *spread(5)], unit="system_call"),
             plan([[0.3], [0.6], [0.8, 0.1]], **sparse),

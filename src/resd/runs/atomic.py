@@ -16,7 +16,7 @@ from resd.errors import UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says, in a RuntimeError, when it cannot write a file to its end.
-_TORCH_WRITES = ("inline_container", "PytorchStreamWriter")
+_TORCH_WRITES = ("inline_container", "PytorchStreamWriter", "iostream")
 
 
 class StorageError(UserError):
