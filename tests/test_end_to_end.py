@@ -128,6 +128,6 @@ def test_the_minimal_example_learns(capsys, monkeypatch):
     assert len(file.read_text().splitlines()) <= 300
     monkeypatch.setattr(sys, "argv", [str(file), "0"])
     runpy.run_path(str(file), run_name="__main__")
-    found = re.findall(r"step (\d+)\s+mean@4 ([\d.]+)", capsys.readouterr().out)
+    found = re.findall(r"step\s+(\d+)\s+mean@4 ([\d.]+)", capsys.readouterr().out)
     assert float(found[0][1]) <= 0.01
     assert float(found[-1][1]) >= 0.4

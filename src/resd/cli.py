@@ -9,6 +9,7 @@ import os
 import sys
 import typing
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,8 +323,10 @@ def _lab_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     pretrain = actions.add_parser("pretrain", help="remake the base model (about an hour)")
     pretrain.add_argument("--output", type=Path, required=True, help="directory for the model")
-    pretrain.add_argument("--steps", type=int, default=None, help="default: as shipped")
-    pretrain.add_argument("--seed", type=int, default=0, help="seed")
+    pretrain.add_argument(
+        "--steps", type=int, default=None, help="most batches a stage; default: all"
+    )
+    pretrain.add_argument("--seed", type=int, default=0, help="of tokenizer and weights")
     pretrain.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     pretrain.set_defaults(run=_lab_pretrain)
     gates = actions.add_parser("gates", help="measure the gates of a base model")
@@ -337,7 +340,9 @@ def _lab_pretrain(options: argparse.Namespace) -> int:
 
     config = PretrainConfig(seed=options.seed, threads=options.threads)
     if options.steps is not None:
-        config.steps = options.steps
+        config.stages = tuple(
+            replace(stage, stop=min(stage.stop, options.steps)) for stage in config.stages
+        )
     if options.output.is_dir() and any(options.output.iterdir()):
         raise UserError(f"output directory {options.output} is not empty")
     pretrain(options.output, config)

@@ -126,25 +126,30 @@ class Corpus:
         seed: of the stream.
         templates: the lab's templates.
         turn: wraps a user message in the chat format, up to and with the assistant header.
+        lookups: fraction of lookup drills among the skills' samples.
     """
 
-    def __init__(self, seed: int, templates: Templates, turn: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        templates: Templates,
+        turn: Callable[[str], str],
+        lookups: float = 0.0,
+    ) -> None:
         self.rng = random.Random(seed)
         self.templates = templates
         self.turn = turn
+        self.lookups = lookups
         # Evaluation dialects are never trained on.
         self._held_out = {Dialect.numbered(number) for number in range(HELD_OUT)}
 
     def sample(self, copying: float) -> Segments:
-        """One sample; an echo or a recital with probability `copying`, else one of the skills.
-
-        A seventh of the skills' samples are lookups.
-        """
+        """One sample; an echo or a recital with probability `copying`, else one of the skills."""
         rng = self.rng
         dialect = self.dialect()
         if rng.random() < copying:
             return self.echo() if rng.random() < 0.5 else self.recite(dialect)
-        if rng.random() < 1 / 7:
+        if self.lookups and rng.random() < self.lookups:
             return self.look_up(dialect)
         kind = rng.choices(
             (self.solve, self.reflect, self.curate, self.review), weights=(50, 26, 18, 6)

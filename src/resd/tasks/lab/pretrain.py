@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,44 @@ from resd.tasks.lab.gates import measure_gates, success_without_context
 from resd.tasks.lab.tokenizer import END, train_tokenizer, turn
 
 
-@dataclass
-class PretrainConfig:
-    """Settings of the shipped base model.
+@dataclass(frozen=True)
+class Stage:
+    """One schedule: linear warm-up, then cosine to a twentieth of the peak.
 
     Attributes:
-        steps: batches in all; the first `copying_steps` are echoes and recitals alone.
+        schedule: batches of the whole schedule.
+        stop: batches that are run of it.
+        copying: the first batches are echoes and recitals alone.
+        lookups: fraction of lookup drills among the skills' samples after that.
+        seed: of the samples.
+    """
+
+    schedule: int
+    stop: int
+    copying: int
+    lookups: float
+    lr: float
+    warmup: int
+    seed: int
+
+
+@dataclass
+class PretrainConfig:
+    """Settings of the shipped base model, made in two stages (LOG.md says why).
+
+    Attributes:
+        stages: run one after the other, each with a fresh optimiser; weights are rounded to half
+            precision in between.
         batch_size: samples a batch.
-        lr: peak learning rate; linear warm-up, then cosine to a twentieth.
+        seed: of tokenizer and weights.
         compile: use torch.compile (needs a C++ compiler); a third faster on two cores.
     """
 
-    steps: int = 3800
-    copying_steps: int = 550
+    stages: tuple[Stage, ...] = (
+        Stage(3800, 2750, 550, 0.0, 1.5e-3, 100, 0),
+        Stage(1800, 1800, 0, 1 / 7, 1.2e-3, 50, 102),
+    )
     batch_size: int = 64
-    lr: float = 1.5e-3
-    warmup: int = 100
     weight_decay: float = 0.02
     hidden: int = 128
     layers: int = 4
@@ -94,17 +117,18 @@ def encode(tokenizer: PreTrainedTokenizerFast, segments: Segments) -> tuple[list
     return ids, taught
 
 
-def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Any:
+def batches(stage: Stage, tokenizer: PreTrainedTokenizerFast, size: int) -> Any:
     """Endless batches, bucketed by length over 16 batches at a time."""
     step = 0
-    rng = random.Random(config.seed)
+    rng = random.Random(stage.seed)
+    corpus = Corpus(stage.seed + 1, lab_templates(), turn, stage.lookups)
     while True:
         pool = []
         for i in range(16):
-            copying = 1.0 if step + i < config.copying_steps else 0.05
-            pool += [encode(tokenizer, corpus.sample(copying)) for _ in range(config.batch_size)]
+            copying = 1.0 if step + i < stage.copying else 0.05
+            pool += [encode(tokenizer, corpus.sample(copying)) for _ in range(size)]
         pool.sort(key=lambda item: len(item[0]))
-        chunks = [pool[i : i + config.batch_size] for i in range(0, len(pool), config.batch_size)]
+        chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(chunks)
         for chunk in chunks:
             yield collate(chunk, tokenizer.pad_token_id)
@@ -172,12 +196,12 @@ def complete(
     return answers
 
 
-def learning_rate(step: int, config: PretrainConfig) -> float:
+def learning_rate(step: int, stage: Stage) -> float:
     """Linear warm-up, then cosine to a twentieth of the peak."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.05 + 0.95 * 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi)))))
+    if step < stage.warmup:
+        return stage.lr * (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.schedule - stage.warmup)
+    return stage.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(done * math.pi)))
 
 
 def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
@@ -186,16 +210,39 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(config)
     model = build_model(config, tokenizer)
+    with (output / "pretrain.jsonl").open("a", encoding="utf-8") as log:
+
+        def say(row: dict[str, Any]) -> None:
+            print(json.dumps(row), flush=True)
+            print(json.dumps(row), file=log, flush=True)
+
+        for stage in config.stages:
+            say({"stage": asdict(stage)})
+            _run_stage(model, tokenizer, stage, config, output, say)
+            save(model, tokenizer, output)
+            model.half().float()
+        gates = final_gates(model, tokenizer)
+        say({"gates": gates})
+    return gates
+
+
+def _run_stage(
+    model: Any,
+    tokenizer: Any,
+    stage: Stage,
+    config: PretrainConfig,
+    output: Path,
+    say: Callable[[dict[str, Any]], None],
+) -> None:
     body = torch.compile(model.model, dynamic=True) if config.compile else model.model
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    stream = batches(Corpus(config.seed + 1, lab_templates(), turn), tokenizer, config)
-    log = (output / "pretrain.jsonl").open("a")
+    stream = batches(stage, tokenizer, config.batch_size)
     began, losses = time.monotonic(), []
-    for step in range(config.steps):
+    for step in range(stage.stop):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, stage)
         loss = answer_loss(model, body, next(stream))
         optimizer.zero_grad()
         loss.backward()
@@ -203,22 +250,13 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
-            row = {
-                "step": step + 1,
-                "loss": sum(losses) / len(losses),
-                "seconds": round(time.monotonic() - began, 1),
-            }
+            seconds = round(time.monotonic() - began, 1)
+            row = {"step": step + 1, "loss": sum(losses) / len(losses), "seconds": seconds}
             losses.clear()
             if (step + 1) % config.gates_every == 0:
                 row |= measure_gates(lambda p: complete(model, tokenizer, p), 100)
                 save(model, tokenizer, output)
-            print(json.dumps(row), flush=True)
-            print(json.dumps(row), file=log, flush=True)
-    save(model, tokenizer, output)
-    gates = final_gates(model, tokenizer)
-    print(json.dumps(gates), flush=True)
-    print(json.dumps({"gates": gates, "config": asdict(config)}), file=log, flush=True)
-    return gates
+            say(row)
 
 
 def final_gates(model: Any, tokenizer: Any, number: int = 1000) -> dict[str, float]:
