@@ -18,7 +18,6 @@ from resd.context import (
     Templates,
 )
 from resd.context.templates import NAMES as TEMPLATE_NAMES
-from resd.context.text import scrubber
 from resd.errors import UserError
 from resd.model import (
     ChatFormat,
@@ -31,6 +30,7 @@ from resd.model import (
 from resd.tasks.base import Environment, Example
 from resd.tasks.registry import describe_error, load_environment, load_examples
 from resd.tasks.scoring import score
+from resd.text import scrubber
 
 
 @dataclass(frozen=True)

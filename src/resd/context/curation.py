@@ -11,7 +11,7 @@ from typing import Any
 
 from resd.context.parsing import as_id, as_list, as_text, find_objects, lower_keys
 from resd.context.playbook import SECTIONS, Operation
-from resd.context.text import one_line, strip_thinking
+from resd.text import one_line, strip_thinking
 
 _KEYS = ("operations", "ops")
 _NAMES = {

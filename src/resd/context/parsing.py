@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from resd.context.lenient_json import read_object
-from resd.context.text import one_line, strip_thinking
+from resd.text import one_line, strip_thinking
 
 _MAX_CHARS = 20_000
 # Characters that strict parsing may read in vain, at most; nesting that is too deep costs a lump.

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from resd.context.similarity import same_lesson
-from resd.context.text import CountTokens, approximate_tokens, one_line, strip_thinking
+from resd.text import CountTokens, approximate_tokens, one_line, strip_thinking
 
 SECTIONS = {
     "sai": "strategies and insights",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resd.context.text import strip_thinking
+from resd.text import strip_thinking
 
 
 class SolutionBuffer:

@@ -65,11 +65,18 @@ class Outcome:
 class Environment(Protocol):
     """A task. Both methods must be deterministic and safe to call from several threads.
 
-    Optional attributes that the trainer looks for:
+    Optional members:
+        description: a few words for `resd tasks`.
         templates: directory whose `*.jinja` files replace the built-in prompt templates.
+        notes: strings that a run prints and keeps at its start (a sandbox that is off, say).
+        gold(example) -> str | None: a response that scores 1.0, for `resd tasks check`.
+        secrets(example) -> Sequence[str]: texts that feedback must not give away; by default the
+            gold response and its fenced block.
+        reveals_gold: True if the settings let the feedback show the gold answer.
+        baselines() -> Mapping[str, Callable[[Example], str]]: responses of trivial strategies,
+            whose score is reported beside every evaluation.
         score_playbook(contents) -> dict[str, float]: numbers to log about the playbook, for
             worlds that know the truth.
-        reward_range, description: for `resd tasks`.
     """
 
     def examples(self, split: Split) -> Sequence[Example]:

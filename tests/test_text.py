@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resd.context.text import (
+from resd.text import (
     approximate_tokens,
     one_line,
     printable,

@@ -1,0 +1,5 @@
+"""Running model-written Python: a fresh process that can compute, answer, and nothing else."""
+
+from resd.sandbox.base import CallResult, Failure, Kind, Limits, Sandbox
+
+__all__ = ["CallResult", "Failure", "Kind", "Limits", "Sandbox"]
