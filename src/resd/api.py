@@ -6,8 +6,9 @@ from pathlib import Path
 
 from resd.config import RunConfig, load_config
 from resd.errors import UserError
-from resd.evaluation import Evaluation, evaluate
+from resd.evaluation import Evaluation, evaluate, evaluate_baselines
 from resd.runs.directory import RunDirectory, check_new, is_new, read_config
+from resd.tasks.registry import ADAPTERS
 from resd.view import RunView, make_view
 
 
@@ -66,7 +67,8 @@ def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
 
 def default_output(config: RunConfig) -> Path:
     """runs/TASK-METHOD-sSEED, with a number if that is taken."""
-    task = Path(config.task.rpartition(":")[0] or config.task).stem
+    place, _, inside = config.task.rpartition(":")
+    task = inside if place in ADAPTERS else Path(place or config.task).stem
     name = f"{task}-{config.method.name}-s{config.seed}"
     path, number = Path("runs") / name, 1
     while not is_new(path):
@@ -125,6 +127,9 @@ def evaluate_model(
     if seed is not None:
         config.seed = _at_least(0, seed, "--seed")
     setup = prepare(config)
+    baselines = evaluate_baselines(
+        setup.environment, setup.test, config.evaluation, config.rollout.env_workers
+    )
     student = load_model(config.model)
     engine = HFEngine(student, setup.tokenizer, config.rollout.batch_size, setup.context)
     return evaluate(
@@ -136,4 +141,5 @@ def evaluate_model(
         config.rollout,
         derive(config.seed, "evaluation", "alone"),
         setup.max_prompt,
+        baselines,
     )

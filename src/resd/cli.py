@@ -16,10 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from rich.console import Console
-from rich.table import Table
 
-from resd import __version__
-from resd.config import METHODS, RunConfig, load_config, preset_names
+from resd import __version__, task_commands
+from resd.config import METHODS, RunConfig, load_config
 from resd.context import TemplateError
 from resd.errors import UserError
 
@@ -63,7 +62,10 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 0
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and arguments[:2] != ["tasks", "check"]:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = _overrides(rest)
     return int(options.run(options))
 
 
@@ -77,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     _eval_arguments(commands.add_parser("eval", help="evaluate a run's model, or any model"))
     _compare_arguments(commands.add_parser("compare", help="several methods and seeds, one table"))
     _playbook_arguments(commands.add_parser("playbook", help="look at a run's playbook"))
-    tasks = commands.add_parser("tasks", help="list tasks and presets")
-    tasks.set_defaults(run=_tasks)
+    tasks = commands.add_parser(
+        "tasks", help="list tasks and presets, check a task, start your own"
+    )
+    task_commands.add_arguments(tasks)
     _lab_arguments(commands.add_parser("lab", help="the lab's base model"))
     return parser
 
@@ -132,6 +136,14 @@ def _split(arguments: Sequence[str]) -> tuple[Path | None, Path | None, list[tup
         else:
             overrides.append((key.replace("-", "_"), parse_value(value)))
     return file, resume, overrides
+
+
+def _overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
+    """Dotted settings only."""
+    file, resume, overrides = _split(words)
+    if file is not None or resume is not None:
+        raise UserError(f"unexpected {file or '--resume'}")
+    return overrides
 
 
 def parse_value(text: str) -> Any:
@@ -299,23 +311,6 @@ def _playbook_show(options: argparse.Namespace) -> int:
     if not file.is_file():
         raise UserError(f"{options.run_directory} has no playbook (yet): only resd keeps one")
     print(file.read_text(encoding="utf-8"), end="")
-    return 0
-
-
-def _tasks(options: argparse.Namespace) -> int:
-    from resd.tasks.registry import BUILT_IN
-
-    table = Table("task", "what it is", "arguments")
-    for name, cls in BUILT_IN.items():
-        import inspect
-
-        parameters = inspect.signature(cls).parameters.values()
-        arguments = ", ".join(f"{p.name}={p.default}" for p in parameters)
-        table.add_row(name, getattr(cls, "description", ""), arguments)
-    console = Console()
-    console.print(table)
-    console.print(f"presets: {', '.join(preset_names())}")
-    console.print("your own: --task path/to/file.py:Class or module:Class", markup=False)
     return 0
 
 

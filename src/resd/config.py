@@ -48,7 +48,9 @@ class LoraConfig(Part):
 class ModelConfig(Part):
     """The student."""
 
-    path: str = Field("", description="'lab', a directory in Hugging Face format, or a hub id")
+    path: str = Field(
+        "", description="'lab', 'smol', a directory in Hugging Face format, or a hub id"
+    )
     dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="weights' dtype")
     lora: LoraConfig | None = Field(None, description="LoRA adapters; none trains all weights")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
@@ -214,7 +216,10 @@ class RunConfig(Part):
     """One run."""
 
     preset: str | None = Field(None, description="built-in settings to start from; see resd tasks")
-    task: str = Field("lab", description="a built-in task, path/to/file.py:Class or module:Class")
+    task: str = Field(
+        "lab",
+        description="a built-in task, reasoning_gym:NAME, path/to/file.py:Class or module:Class",
+    )
     task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
     templates: Path | None = Field(None, description="directory of prompt templates of your own")
     output: Path | None = Field(None, description="run directory; runs/TASK-METHOD-sSEED if none")

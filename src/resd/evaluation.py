@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from resd.config import EvalConfig, RolloutConfig
 from resd.engines import Engine, Sampling
+from resd.errors import UserError
 from resd.model import ChatFormat
 from resd.tasks.base import Environment, Example, Outcome
+from resd.tasks.registry import describe_error
 from resd.tasks.scoring import score
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trivial strategy on the same problems: fraction solved, mean fraction of cases passed."""
+
+    mean: float
+    case_mean: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Evaluation:
         skipped: test examples whose prompt does not fit.
         failed: responses on which the environment failed; they count as not passed.
         first_failure: what it said on the first of them.
+        baselines: the environment's trivial strategies, by name.
     """
 
     mean: float
@@ -38,6 +50,7 @@ class Evaluation:
     skipped: int = 0
     failed: int = 0
     first_failure: str = ""
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -51,6 +64,8 @@ class Evaluation:
             "eval/problems": self.problems,
             "eval/skipped": self.skipped,
             "eval/env_failed": self.failed,
+            **{f"baseline/{name}": b.mean for name, b in self.baselines.items()},
+            **{f"baseline_cases/{name}": b.case_mean for name, b in self.baselines.items()},
         }
 
     def ranked(self) -> dict[str, float]:
@@ -72,6 +87,7 @@ def evaluate(
     rollout: RolloutConfig,
     seed: int,
     max_prompt: int,
+    baselines: Mapping[str, Baseline] | None = None,
 ) -> Evaluation:
     """Sample n responses for each test example and score them.
 
@@ -87,6 +103,7 @@ def evaluate(
         rollout: the response limit and the environment's threads.
         seed: of the sampling.
         max_prompt: examples with a longer prompt are skipped and counted.
+        baselines: as `evaluate_baselines` found them, to stand beside the result.
     """
     chosen = list(examples)[: config.max_examples]
     encoded = [(example, chat.encode(example.prompt)) for example in chosen]
@@ -112,7 +129,44 @@ def evaluate(
         skipped=len(chosen) - len(fitting),
         failed=sum(outcome is None for outcome in outcomes),
         first_failure=scores.first_failure,
+        baselines=baselines or {},
     )
+
+
+def evaluate_baselines(
+    environment: Environment, examples: Sequence[Example], config: EvalConfig, workers: int
+) -> dict[str, Baseline]:
+    """Score the environment's trivial strategies by its own rules, on the problems evaluated.
+
+    Args:
+        environment: the task; without `baselines` there are none.
+        examples: of the test split; the first `config.max_examples` are used.
+        config: how many.
+        workers: threads that evaluate.
+
+    Raises:
+        UserError: a strategy fails.
+    """
+    strategies = getattr(environment, "baselines", None)
+    if strategies is None:
+        return {}
+    chosen = list(examples)[: config.max_examples]
+    found = {}
+    for name, answer in _called(strategies, "baselines()").items():
+        pairs = [(example, _called(answer, f"baseline {name!r}", example)) for example in chosen]
+        outcomes = score(environment, pairs, workers).outcomes
+        found[str(name)] = Baseline(
+            mean=_mean([float(o is not None and o.passed) for o in outcomes]),
+            case_mean=_mean([_cases(o) for o in outcomes]),
+        )
+    return found
+
+
+def _called(function: Any, what: str, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the task's {what} failed: {describe_error(error)}") from None
 
 
 def _cases(outcome: Outcome | None) -> float:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from resd.config import RunConfig
 from resd.engines import HFEngine, Sampling
 from resd.errors import UserError
-from resd.evaluation import Evaluation, evaluate
+from resd.evaluation import Evaluation, evaluate, evaluate_baselines
 from resd.methods import Resd, make_method
 from resd.methods.base import Rollout, Services, StepReport
 from resd.model import load_model, load_weights, save_model
@@ -72,6 +72,9 @@ class Trainer:
         self._traces: list[dict[str, Any]] = []
         if latest is not None:
             self._restore(latest)
+        self.baselines = evaluate_baselines(
+            setup.environment, setup.test, config.evaluation, config.rollout.env_workers
+        )
         run.rewind(self.step if latest is not None else -1, config.checkpoint.keep)
 
     # -- Algorithm 1 -----------------------------------------------------------------------
@@ -80,6 +83,10 @@ class Trainer:
         """Run to the end of the stream; evaluate, save, and leave a state that resumes."""
         self.view.begin(self.config, self.step, self.stream.steps)
         self._start_trackers()
+        for note in self.setup.notes:
+            self.view.warn(note)
+        if self.setup.notes:
+            self.run.save_notes(self.setup.notes)
         if self.step == 0 and not self.evaluations and self.config.evaluation.at_start:
             self._evaluate()
         if not self.run.checkpoints():
@@ -168,6 +175,7 @@ class Trainer:
             self.config.rollout,
             derive(self.config.seed, "evaluation", self.step),
             self.setup.max_prompt,
+            self.baselines,
         )
         if result.failed:
             self.view.warn(f"evaluation at step {self.step}: {result.first_failure}")

@@ -21,6 +21,7 @@ from transformers import (
 from resd.config import LoraConfig, ModelConfig
 from resd.engines.hf import pad_token_id as pad_token_id
 from resd.errors import UserError
+from resd.smol import smol_directory
 from resd.tasks.base import ChatMessage
 
 transformers.utils.logging.disable_progress_bar()
@@ -30,11 +31,13 @@ _SMALL = 50_000_000
 
 
 def model_path(path: str) -> str:
-    """The place of a model: `lab` is the base model that ships with the package.
+    """The place of a model: `lab` ships with the package, `smol` is SmolLM2-135M-Instruct.
 
     Raises:
         UserError: a directory that is not there, or lacks config, weights or tokenizer.
     """
+    if path == "smol":
+        return str(smol_directory())
     place = LAB_MODEL if path == "lab" else Path(path)
     if not place.is_dir():
         if path.startswith((".", "/", "~")) or path.count("/") != 1:

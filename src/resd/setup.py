@@ -40,6 +40,7 @@ class Setup:
     Attributes:
         context: most tokens of prompt and response together.
         max_prompt: most tokens of a student's prompt; longer ones are skipped and counted.
+        notes: what the environment wants said at the start of a run.
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class Setup:
     context: int
     max_prompt: int
     pad_id: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare(config: RunConfig) -> Setup:
@@ -84,6 +86,7 @@ def prepare(config: RunConfig) -> Setup:
         context=context,
         max_prompt=max_prompt,
         pad_id=pad_token_id(tokenizer, [tokenizer.eos_token_id]),
+        notes=tuple(str(note) for note in getattr(environment, "notes", ())),
     )
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resd.config import RunConfig
-from resd.evaluation import Evaluation
+from resd.evaluation import Baseline, Evaluation
 
 
 class RunView(Protocol):
@@ -155,7 +155,14 @@ def describe(result: Evaluation) -> str:
     text = f"mean@{n} {result.mean:.3f}  best@{n} {result.best:.3f}"
     if (result.case_mean, result.case_best) != (result.mean, result.best):
         text += f"  cases: mean@{n} {result.case_mean:.3f}  best@{n} {result.case_best:.3f}"
-    return text
+    beside = [f"{name} {_baseline(b)}" for name, b in result.baselines.items()]
+    return f"{text}  (trivial: {', '.join(beside)})" if beside else text
+
+
+def _baseline(baseline: Baseline) -> str:
+    if baseline.case_mean == baseline.mean:
+        return f"{baseline.mean:.3f}"
+    return f"{baseline.mean:.3f}, cases {baseline.case_mean:.3f}"
 
 
 def _spark(values: Sequence[float]) -> str:

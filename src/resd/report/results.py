@@ -42,6 +42,7 @@ class RunResult:
         precision, recall: of the playbook after the last step, in worlds that know the truth; None
             where there is no playbook, or an empty one.
         seconds: of training steps, without evaluation and loading.
+        baselines: fraction of the problems that trivial strategies solve, by name.
     """
 
     seed: int
@@ -53,6 +54,7 @@ class RunResult:
     precision: float | None = None
     recall: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def final(self) -> Point:
@@ -137,6 +139,7 @@ def read_result(path: Path, seed: int) -> RunResult:
         precision=_after_last_step(rows, "playbook/precision"),
         recall=_after_last_step(rows, "playbook/recall"),
         counts=counts,
+        baselines={k: v for row in rows for k, v in _baselines(row).items()},
     )
 
 
@@ -208,6 +211,11 @@ def _point(row: Mapping[str, Any]) -> Point | None:
     if rollouts is None or mean is None or best is None or case_mean is None or case_best is None:
         return None
     return Point(row["step"], rollouts, mean, best, case_mean, case_best)
+
+
+def _baselines(row: Mapping[str, Any]) -> dict[str, float]:
+    values = {name: _number(row, name) for name in row if name.startswith("baseline/")}
+    return {k.removeprefix("baseline/"): v for k, v in values.items() if v is not None}
 
 
 def _samples(row: Mapping[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,7 +21,7 @@ _EXPENDABLE = ("each seed", "s / run", "rollouts", "seeds", "playbook precision"
 
 
 def make_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row a variant; a column that nobody fills is left out."""
+    """Headings, a row a variant and a trivial strategy; a column that nobody fills is left out."""
     n = samples_name(summaries)
     columns = [
         ("variant", [summary.variant.label for summary in summaries]),
@@ -38,7 +39,20 @@ def make_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
     if any(value != _NONE for value in precision):
         columns.insert(-1, ("playbook precision", precision))
     rows = [list(row) for row in zip(*(values for _, values in columns), strict=True)]
-    return [name for name, _ in columns], rows
+    names = [name for name, _ in columns]
+    for label, values in _baselines(summaries).items():
+        cells = {"variant": f"({label})", f"mean@{n}": _number(median(values))}
+        rows.append([cells.get(name, _NONE) for name in names])
+    return names, rows
+
+
+def _baselines(summaries: Sequence[Summary]) -> dict[str, list[float]]:
+    """What trivial strategies solve, a value a run."""
+    found: dict[str, list[float]] = {}
+    for result in (result for summary in summaries for result in summary.results):
+        for name, value in result.baselines.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def markdown_table(summaries: Sequence[Summary]) -> str:
@@ -117,6 +131,11 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
         f"rollouts to {THRESHOLD}: training rollouts until the median mean@{n} first reaches "
         f"{THRESHOLD}.",
         "s / run: seconds of training steps, without evaluation.",
+        *(
+            ["in brackets: trivial strategies on the same problems."]
+            if _baselines(summaries)
+            else []
+        ),
     ]
 
 
@@ -180,6 +199,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "playbook_precision": result.precision,
         "playbook_recall": result.recall,
         "counts": dict(result.counts),
+        "baselines": dict(result.baselines),
         "curve": [asdict(point) for point in result.curve],
     }
 

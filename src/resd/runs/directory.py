@@ -2,6 +2,7 @@
 
 config.toml       the resolved configuration
 metrics.jsonl     one line a step, one an evaluation
+notes.txt         what the environment said of itself, if anything (a sandbox that is off)
 playbook.json/md  the playbook, for programs and for people
 traces/           rollouts, reflections, curations, teacher prompts, a file a step
 checkpoints/      complete states, the newest few
@@ -120,6 +121,11 @@ class RunDirectory:
         """Write playbook.json and playbook.md."""
         atomic.write_json(self.path / "playbook.json", playbook.state_dict())
         atomic.write_text(self.path / "playbook.md", notes)
+
+    def save_notes(self, notes: Sequence[str]) -> None:
+        """Write notes.txt, a line a note."""
+        lines = (" ".join(note.split()) for note in notes)
+        atomic.write_text(self.path / "notes.txt", "".join(f"{line}\n" for line in lines))
 
     def rewind(self, step: int, keep: int) -> None:
         """Forget what was written after the checkpoint of `step`: it will be written again.

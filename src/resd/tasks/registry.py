@@ -1,4 +1,4 @@
-"""Finding an environment by name: built in, `path/to/file.py:Class`, or `module:Class`."""
+"""Finding an environment: built in, through an adapter, or the user's own file or module."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from typing import Any
 
 from resd.errors import UserError
 from resd.tasks.base import Environment, Example, Split
-from resd.tasks.lab import LabEnvironment
 
-BUILT_IN: dict[str, type[Any]] = {"lab": LabEnvironment}
+# Name and place of the class; imported when asked for.
+BUILT_IN = {
+    "lab": "resd.tasks.lab:LabEnvironment",
+    "manufactoria": "resd.tasks.manufactoria:ManufactoriaEnvironment",
+    "bouncing": "resd.tasks.bouncing:BouncingEnvironment",
+    "finer": "resd.tasks.finer:FinerEnvironment",
+}
+# `NAME:REST`: the class gets REST as the argument that stands here.
+ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
 _OWN = Path(__file__).resolve().parents[1]
 ROLES = ("system", "user", "assistant")
 
@@ -26,7 +33,7 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     """Make the environment that `task` names.
 
     Args:
-        task: a built-in name, `path/to/file.py:Class`, or `module:Class`.
+        task: a built-in name, `reasoning_gym:NAME`, `path/to/file.py:Class`, or `module:Class`.
         args: keyword arguments of the class. The lab's `dialect` is the run's seed if not given.
         seed: of the run.
 
@@ -36,10 +43,15 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     arguments = dict(args)
     if task == "lab":
         arguments.setdefault("dialect", seed)
-    cls = _find_class(task)
+    adapter, _, name = task.partition(":")
+    if adapter in ADAPTERS:
+        arguments[ADAPTERS[adapter][1]] = name
+    cls = find_class(task)
     _check_arguments(cls, arguments, task)
     try:
         environment = cls(**arguments)
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"task {task}: {cls.__name__}() failed: {describe_error(error)}") from None
     for method in ("examples", "evaluate"):
@@ -70,6 +82,8 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
     """
     try:
         examples = list(environment.examples(split))
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(
             f"task {task}: examples({split!r}) failed: {describe_error(error)}"
@@ -109,12 +123,18 @@ def _problem(example: Any) -> str | None:
     return None
 
 
-def _find_class(task: str) -> type[Any]:
-    if task in BUILT_IN:
-        return BUILT_IN[task]
-    place, colon, name = task.rpartition(":")
+def find_class(task: str) -> type[Any]:
+    """The class that `task` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    adapter, _, rest = task.partition(":")
+    if adapter in ADAPTERS and rest:
+        return find_class(ADAPTERS[adapter][0])
+    place, colon, name = BUILT_IN.get(task, task).rpartition(":")
     if not colon or not place or not name:
-        known = ", ".join(BUILT_IN)
+        known = ", ".join([*BUILT_IN, *(f"{adapter}:NAME" for adapter in ADAPTERS)])
         raise UserError(
             f"unknown task {task!r}; built in: {known}; your own: path/to/file.py:Class or "
             "module:Class"
@@ -141,6 +161,9 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    # The file may import its neighbours, as when it is run as a program.
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.append(str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

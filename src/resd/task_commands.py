@@ -1,0 +1,125 @@
+"""resd tasks: list what there is, check a task, start one of your own."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from resd.config import preset_names
+from resd.errors import UserError
+from resd.tasks.base import Example
+from resd.tasks.check import Check, run_checks
+from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
+from resd.tasks.starter import write_starter
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `resd tasks`."""
+    parser.set_defaults(run=_list)
+    actions = parser.add_subparsers(metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="is a task sound? exit code 1 if something fails",
+        usage="resd tasks check TASK [--task_args.KEY VALUE ...] [options]",
+    )
+    check.add_argument("task", metavar="TASK", help="as in resd train --task")
+    check.add_argument("--model", help="count the prompts' tokens with its tokenizer")
+    check.add_argument("--limit", type=int, help="gold answers scored a split (default: all)")
+    check.add_argument("--seed", type=int, default=0, help="of the run")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+    new = actions.add_parser("new", help="write a starter environment and its test")
+    new.add_argument("name", metavar="NAME", help="of the module, for example my_task")
+    new.add_argument("--directory", type=Path, default=Path(), help="where to (default: here)")
+    new.set_defaults(run=_new)
+
+
+def _list(options: argparse.Namespace) -> int:
+    console = Console()
+    table = Table("task", "what it is", "arguments (task_args)", box=SIMPLE_HEAD)
+    places = {**BUILT_IN, **{f"{name}:NAME": place for name, (place, _) in ADAPTERS.items()}}
+    for name, place in places.items():
+        cls = find_class(place)
+        own = ADAPTERS.get(name.partition(":")[0], ("", ""))[1]
+        parameters = [p for p in inspect.signature(cls).parameters.values() if p.name != own]
+        shown = "\n".join(_parameter(p) for p in parameters)
+        table.add_row(Text(name), Text(getattr(cls, "description", "")), Text(shown))
+    console.print(table)
+    console.print(f"presets: {', '.join(preset_names())}", markup=False, highlight=False)
+    console.print(
+        "your own: --task path/to/file.py:Class or module:Class; resd tasks new NAME writes one to "
+        "start from",
+        markup=False,
+        highlight=False,
+    )
+    return 0
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={parameter.default!r}"
+
+
+def _check(options: argparse.Namespace) -> int:
+    args = dict(_task_argument(key, value) for key, value in options.overrides)
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit must be at least 1, found {options.limit}")
+    count = _counter(options.model) if options.model else None
+    found = run_checks(options.task, args, options.seed, limit=options.limit, count_tokens=count)
+    checks = list(found)
+    if options.json:
+        print(json.dumps([vars(check) for check in checks], indent=1))
+    else:
+        failed = sum(check.state == "fail" for check in checks)
+        counted = f"{failed} check{'s' * (failed > 1)} failed" if failed else "sound"
+        Console().print(_table(checks))
+        print(f"{options.task}: {counted}")
+    if any(check.name == "returns" for check in checks):
+        # A thread that never returns would keep the process alive.
+        sys.stdout.flush()
+        os._exit(1)
+    return int(any(check.state == "fail" for check in checks))
+
+
+def _task_argument(key: str, value: Any) -> tuple[str, Any]:
+    head, _, name = key.partition(".")
+    if head != "task_args" or not name:
+        raise UserError(f"unknown option --{key}; the task's own are --task_args.NAME VALUE")
+    return name, value
+
+
+def _counter(model: str) -> Callable[[Example], int]:
+    from resd.model import ChatFormat, load_tokenizer
+
+    chat = ChatFormat(load_tokenizer(model), True)
+    return lambda example: len(chat.encode(example.prompt))
+
+
+def _table(checks: Sequence[Check]) -> Table:
+    table = Table("check", "", "what was seen", box=SIMPLE_HEAD)
+    for check in checks:
+        table.add_row(check.name, Text(check.state, _STYLES[check.state]), Text(check.detail))
+    return table
+
+
+def _new(options: argparse.Namespace) -> int:
+    file, test, name = write_starter(options.name, options.directory)
+    print(f"wrote {file} and {test}; next:")
+    print(f"  resd tasks check {file}:{name}")
+    print(f"  pytest {test}")
+    print(f"  resd train --task {file}:{name} --model.path MODEL")
+    return 0
