@@ -61,6 +61,8 @@ CURATIONS = [
     ('{"operations": [{"op": 3}]}', (), {"operation_unknown": 1}),
     ('{"operations": [{"op": "DROP TABLE", "content": "x"}]}', (), {"operation_unknown": 1}),
     ('{"operations": [{"op": "ADD"}]}', (), {"operation_no_content": 1}),
+    ('{"operations": [{"op": "ADD", "content": "..."}]}', (), {"operation_no_content": 1}),
+    ('{"operations": [{"op": "ADD", "content": "禁止"}]}', (Operation("ADD", "禁止"),), {}),
     ('{"operations": [{"op": "ADD", "content": {"a": 1}}]}', (), {"operation_no_content": 1}),
     ('{"operations": [{"op": "ADD", "content": " \\n"}]}', (), {"operation_no_content": 1}),
     (

@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return _HIDDEN.sub("", _LINE_END.sub("\n", text))
 
 
+def says_something(text: str) -> bool:
+    """Whether a text holds a letter or a digit; weak models copy the "..." of a form."""
+    return any(character.isalnum() for character in text)
+
+
 def one_line(text: str) -> str:
     """Printable text with every run of white space made one space."""
     return " ".join(printable(" ".join(text.split())).split())

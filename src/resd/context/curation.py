@@ -11,7 +11,7 @@ from typing import Any
 
 from resd.context.parsing import as_id, as_list, as_text, find_objects, lower_keys
 from resd.context.playbook import SECTIONS, Operation
-from resd.text import one_line, strip_thinking
+from resd.text import one_line, says_something, strip_thinking
 
 _KEYS = ("operations", "ops")
 _NAMES = {
@@ -68,7 +68,7 @@ def _parse_operation(item: Any) -> tuple[Operation | None, str]:
     ids = _ids(item)
     if name is None:
         return None, "operation_unknown"
-    if name != "REMOVE" and not content:
+    if name != "REMOVE" and not says_something(content):
         return None, "operation_no_content"
     if name == "ADD":
         section, known = _section(as_text(item.get("section")))

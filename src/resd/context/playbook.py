@@ -18,7 +18,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from resd.context.similarity import same_lesson
-from resd.text import CountTokens, approximate_tokens, one_line, strip_thinking
+from resd.text import (
+    CountTokens,
+    approximate_tokens,
+    one_line,
+    says_something,
+    strip_thinking,
+)
 
 SECTIONS = {
     "sai": "strategies and insights",
@@ -278,7 +284,7 @@ class Playbook:
         content = one_line(strip_thinking(operation.content))
         content = content[: self.config.max_entry_chars].strip()
         if operation.op != "REMOVE":
-            if not content:
+            if not says_something(content):
                 return "op_empty"
             # It could never fit, and would drive everything else out before it leaves itself.
             if self._line_tokens(Entry("misc-00000", content)) > self.config.max_tokens:

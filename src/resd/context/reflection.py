@@ -10,7 +10,7 @@ from typing import Any
 
 from resd.context.parsing import as_id, as_list, as_text, find_object, lower_keys
 from resd.context.playbook import Tag
-from resd.text import printable, strip_thinking
+from resd.text import printable, says_something, strip_thinking
 
 _WRONG = ("what_went_wrong", "error_identification", "root_cause_analysis", "error", "wrong")
 _TO_DO = ("what_to_do", "key_insight", "correct_approach", "lesson", "insight")
@@ -103,4 +103,5 @@ def _first_text(found: dict[str, Any], names: tuple[str, ...], refused: Counter[
 
 
 def _clean(text: str) -> str:
-    return strip_thinking(printable(text))[:_MAX_CHARS].strip()
+    text = strip_thinking(printable(text))[:_MAX_CHARS].strip()
+    return text if says_something(text) else ""
