@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resd.config import preset_names
+from resd.config import preset_names, set_dotted
 from resd.errors import UserError
 from resd.tasks.base import Example
 from resd.tasks.check import Check, run_checks
@@ -75,7 +75,12 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    args = dict(_task_argument(key, value) for key, value in options.overrides)
+    values: dict[str, Any] = {"task_args": {}}
+    for key, value in options.overrides:
+        if not key.startswith("task_args."):
+            raise UserError(f"unknown option --{key}; the task's own are --task_args.NAME VALUE")
+        set_dotted(values, key, value)
+    args = values["task_args"]
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit must be at least 1, found {options.limit}")
     count = _counter(options.model) if options.model else None
@@ -93,13 +98,6 @@ def _check(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         os._exit(1)
     return int(any(check.state == "fail" for check in checks))
-
-
-def _task_argument(key: str, value: Any) -> tuple[str, Any]:
-    head, _, name = key.partition(".")
-    if head != "task_args" or not name:
-        raise UserError(f"unknown option --{key}; the task's own are --task_args.NAME VALUE")
-    return name, value
 
 
 def _counter(model: str) -> Callable[[Example], int]:

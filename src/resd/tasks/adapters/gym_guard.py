@@ -1,0 +1,113 @@
+"""What scoring an answer may do: compute, within limits. And what full marks it may give.
+
+Several scorers of reasoning-gym call `eval` or sympy's `parse_expr` on the answer, so that
+`__import__("os").system(...)` would run, `entry["answer"]` would be right wherever it is, and
+`Integral(...)` would solve every integral. Python tells an audit hook of all code before it is run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import string
+import sys
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from types import CodeType
+from typing import Any
+
+CPU_SECONDS = 2
+WALL_SECONDS = 30
+MEMORY_BYTES = 2 * 1024**3
+
+# What an evaluated answer may name: arithmetic, and the elementary functions that integrals hold.
+_FUNCTIONS = """
+Integer Float Rational Symbol Add Mul Pow Abs sqrt exp log ln sin cos tan sec csc cot asin acos atan
+sinh cosh tanh asinh acosh atanh pi
+"""
+# Variables of integrands; sympy has functions of these four names.
+_LETTERS = set(string.ascii_letters) - set("SNOQ")
+_ALLOWED_NAMES = frozenset(_FUNCTIONS.split()) | _LETTERS
+_STAR_IMPORT = ("sympy",)  # `from sympy import *`: parse_expr executes that
+_CODE_WRITER = os.path.join("sympy", "polys", "monomials.py")
+_FORBIDDEN_EVENTS = ("os", "subprocess", "socket", "shutil", "ctypes", "pickle", "signal")
+_HARMLESS_EVENTS = ("os.listdir", "os.scandir")  # the import system's
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Forbidden(BaseException):
+    """What scoring an answer may not do; no `except Exception` of a scorer hides it."""
+
+
+class Guard:
+    """Audit hook: an answer that is evaluated computes; it calls and reaches nothing.
+
+    Attributes:
+        refused: what was refused first, in words.
+    """
+
+    def __init__(self) -> None:
+        self.refused = ""
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        """Let an event pass, or raise `Forbidden`."""
+        if event == "exec":
+            self._check_code(args[0])
+        elif event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
+            self._refuse("it writes a file")
+        elif event.partition(".")[0] in _FORBIDDEN_EVENTS and event not in _HARMLESS_EVENTS:
+            self._refuse(f"it calls {event}")
+
+    def _check_code(self, code: Any) -> None:
+        # A module that is imported late is the package's own code, or sympy's.
+        if code.co_filename.startswith("<frozen ") or os.path.isfile(code.co_filename):
+            return
+        # This one writes functions for polynomials in so many variables, and nothing of the answer.
+        if sys._getframe(2).f_code.co_filename.endswith(_CODE_WRITER):
+            return
+        strange = [name for name in code.co_names if name not in _ALLOWED_NAMES]
+        if strange and code.co_names != _STAR_IMPORT:
+            self._refuse(f"it names {strange[0]!r:.60}")
+        if any(isinstance(constant, CodeType) for constant in code.co_consts):
+            self._refuse("it defines a function")
+
+    def _refuse(self, words: str) -> None:
+        self.refused = self.refused or words
+        raise Forbidden(words)
+
+
+def confine() -> None:
+    """Limit this process: it dies when it has used its time; more memory is refused."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(WALL_SECONDS)
+
+
+def _same_words(answer: str, entry: Mapping[str, Any]) -> bool:
+    """game_of_life_halting compares the truth values of two strings, so any text is right."""
+    return answer.strip().casefold() == str(entry["answer"]).casefold()
+
+
+def _same_fraction(answer: str, entry: Mapping[str, Any]) -> bool:
+    """coin_flip gives full marks for any prefix of the right number, and "0" for a small one."""
+    right = Fraction(entry["answer"])
+    return abs(Fraction(answer.replace(",", "")) - right) <= min(Fraction(1, 10**4), right / 100)
+
+
+def _uses_its_numbers(answer: str, entry: Mapping[str, Any]) -> bool:
+    """puzzle24 takes any four numbers, so "6*4*1*1" solves all, and rounds 24.9 down."""
+    from sympy import parse_expr
+
+    used = sorted(int(number) for number in re.findall(r"\d+", answer))
+    return used == sorted(entry["metadata"]["numbers"]) and bool(parse_expr(answer) == 24)
+
+
+CONDITIONS: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
+    "game_of_life_halting": _same_words,
+    "coin_flip": _same_fraction,
+    "puzzle24": _uses_its_numbers,
+}
