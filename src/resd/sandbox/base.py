@@ -33,7 +33,7 @@ class Limits:
         source_bytes: of the program's text.
     """
 
-    seconds: float = 10.0
+    seconds: float = 20.0
     cpu_seconds: int = 5
     memory_mb: int = 512
     output_bytes: int = 65536

@@ -213,7 +213,7 @@ class _Exchange:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the whole group, reap the child, close the pipes."""
-    # Also after it has ended by itself: it is not reaped yet, so the group's number is still its own.
+    # Also after it has ended by itself: not reaped yet, so the number is still its own.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -228,13 +228,14 @@ Verdict = tuple["tuple[Any, ...] | None", "Failure | None", str, "int | None", "
 
 def _judge(ended: str, code: int, answer: bytes, calls: int, limits: Limits) -> Verdict:
     """The validated answer, or why there is none."""
+    # The same words whichever ran out: which one it was depends on how busy the machine is.
+    late = f"no answer within {limits.cpu_seconds} s of CPU time and {limits.seconds:g} s in all"
     if ended == "timeout":
-        return None, "timeout", f"no answer within {limits.seconds:g} s", None, None
+        return None, "timeout", late, None, None
     if ended == "output":
         return None, "output", f"more than {limits.output_bytes} bytes of output", None, None
     if code in (-signal.SIGXCPU, -signal.SIGKILL) and not answer:
-        text = f"no answer within {limits.cpu_seconds} s of CPU time"
-        return None, "timeout", text, None, None
+        return None, "timeout", late, None, None
     if code < 0:
         return None, "killed", f"the process was ended by signal {-code}", None, None
     if not answer:

@@ -88,15 +88,16 @@ def trajectory(
     box, balls = scene["boxes"][0], scene["balls"]
     shapes = [polygon(ball["sides"], ball["radius"]) for ball in balls]
     mass = [ball_mass(ball) for ball in balls] if masses is None else list(masses)
-    walls = [_wall_limits(box, shape) for shape in shapes]
+    walls = [wall_limits(box, shape) for shape in shapes]
     pairs = {
-        (i, j): _contact_planes(shapes[i], shapes[j])
+        (i, j): contact_planes(shapes[i], shapes[j])
         for i in range(len(balls))
         for j in range(i + 1, len(balls))
     }
     at = np.array([ball["position"] for ball in balls], dtype=np.float64)
     velocity = np.array([ball["velocity"] for ball in balls], dtype=np.float64)
-    now, legs, events = 0.0, [Leg(0.0, at.copy(), velocity.copy())], []
+    now, legs = 0.0, [Leg(0.0, at.copy(), velocity.copy())]
+    events: list[Event] = []
     while len(events) < _MAX_EVENTS:
         wait, first, other, normal = _next_bounce(at, velocity, walls, pairs)
         if now + wait > end:
@@ -138,7 +139,7 @@ def check_scene(scene: Mapping[str, Any]) -> None:
             raise UserError("balls lose no energy and do not rotate")
 
 
-def _wall_limits(box: Mapping[str, Any], shape: Array) -> tuple[Array, Array]:
+def wall_limits(box: Mapping[str, Any], shape: Array) -> tuple[Array, Array]:
     """Inward normals `[s, 2]`, and the least `normal . centre` a ball may have, `[s]`."""
     corners = polygon(box["sides"], box["diameter"] / 2, math.radians(box.get("rotation", 0.0)))
     edges = np.roll(corners, -1, axis=0) - corners
@@ -148,7 +149,7 @@ def _wall_limits(box: Mapping[str, Any], shape: Array) -> tuple[Array, Array]:
     return normals, places - (shape @ normals.T).min(axis=0)
 
 
-def _contact_planes(one: Array, other: Array) -> tuple[Array, Array]:
+def contact_planes(one: Array, other: Array) -> tuple[Array, Array]:
     """Outward normals of `one` plus mirrored `other`, and their distances from the origin."""
     edges = np.concatenate(
         [np.roll(one, -1, axis=0) - one, np.roll(-other, -1, axis=0) + other], axis=0
@@ -168,7 +169,7 @@ def _next_bounce(
     best: tuple[float, int, int | None, Array] = (math.inf, 0, None, np.zeros(2))
     for i, (normals, limits) in enumerate(walls):
         closing, gaps = -(normals @ velocity[i]), normals @ at[i] - limits
-        for k in np.flatnonzero(closing > _EPSILON):
+        for k in map(int, np.flatnonzero(closing > _EPSILON)):
             wait = max(0.0, float(gaps[k] / closing[k]))
             if wait < best[0]:
                 best = (wait, i, None, normals[k])
