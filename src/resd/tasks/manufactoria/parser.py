@@ -66,9 +66,10 @@ def parse(source: str) -> Factory:
         if text[0] == "\t" or text.startswith("    "):
             _add_route(current, text.strip(), number)
             continue
+        declared = _declaration(text, number)
         if current is not None:
             _check_complete(current)
-        current = _declaration(text, number)
+        current = declared
         if current.id in nodes or (current.kind == "END" and ended):
             first = nodes[current.id].line if current.id in nodes else ended
             found = f"a second node named {current.id}"

@@ -1,0 +1,408 @@
+"""Manufactoria: the released semantics, exact grading, and programs that must or must not pass."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resd import Example
+from resd.errors import UserError
+from resd.tasks.manufactoria import Factory, ManufactoriaEnvironment, ParseError, parse, run
+from resd.tasks.manufactoria.automata import PaintsError, counterexample, program
+from resd.tasks.manufactoria.cases import test_tapes as tapes_of
+from resd.tasks.manufactoria.families import ACCEPTORS, FAMILIES, HAS, WRITERS, Problem, problems
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+KINDS = ("START", "PULLER_RB", "PULLER_YG", "PAINTER_RED", "PAINTER_GREEN", "END")
+
+
+def vectors(name: str) -> list[dict[str, Any]]:
+    if not (VECTORS / name).is_file():
+        pytest.skip(f"no {name}")
+    return [json.loads(line) for line in (VECTORS / name).open()]
+
+
+def fenced(source: str) -> str:
+    return f"```\n{source}\n```"
+
+
+def example(problem: Problem) -> Example:
+    return Example(problem.id, [{"role": "user", "content": "-"}], problem)
+
+
+def short_tapes(longest: int) -> list[str]:
+    every = (itertools.product("RBYG", repeat=n) for n in range(longest + 1))
+    return ["".join(tape) for tapes in every for tape in tapes]
+
+
+# -- semantics ---------------------------------------------------------------------------------
+
+
+def test_the_reference_programs() -> None:
+    for row in vectors("manufactoria_dev.jsonl"):
+        try:
+            factory = parse(row["program"])
+        except ParseError:
+            assert not row["parses"], row["program"]
+            continue
+        assert row["parses"], row["program"]
+        for case in row["runs"]:
+            verdict = run(factory, case["tape"])
+            found = (verdict.finished, verdict.tape, verdict.reason)
+            assert found == (case["finished"], case["final_tape"], case["kind"])
+
+
+def test_the_reference_problems() -> None:
+    own = {p.id: p for family in HAS for p in problems(family)}
+    for row in vectors("has_dev.jsonl"):
+        problem, params = own[row["id"]], row["params"]
+        counts = params.get("requirements") or []
+        assert problem.sequence == params.get("sequence", "".join(c * n for c, n in counts))
+        factory = parse(program(problem.language()))
+        for case in row["test_cases"]:
+            assert problem.language().accepts(case["input"]) == case["expected_accepted"]
+            assert run(factory, case["input"]).finished == case["expected_accepted"]
+
+
+HEAD = "START start:\n    NEXT a\n"
+ERRORS = [
+    ("", 0, "an empty program"),
+    ("# nothing\n", 0, "an empty program"),
+    ("END end", 0, "no START"),
+    (HEAD, 0, "no END"),
+    ("START start\n    NEXT a\nEND end", 1, "a colon"),
+    ("START start:\n  NEXT a\nEND end", 2, "2 spaces of indent"),
+    ("START start:\nEND end", 1, "without NEXT"),
+    ("START start:\n    NEXT a\n    NEXT b\nEND end", 3, "exactly one NEXT"),
+    ("    NEXT a\nEND end", 1, "a node above it"),
+    (f"{HEAD}PULLER_RB a:\n    [Y] end\nEND end", 4, r"[R] NODE, [B] NODE or [EMPTY] NODE"),
+    (f"{HEAD}PULLER_RB a:\n    NEXT end\nEND end", 4, "below PULLER_RB"),
+    (f"{HEAD}PULLER_RB a:\n    [R] end end\nEND end", 4, "below PULLER_RB"),
+    (f"{HEAD}PULLER_RB start:\nEND end", 3, "a second node named start"),
+    (f"{HEAD}START b:\n    NEXT a\nEND end", 3, "a second START"),
+    (f"{HEAD}PAINTER_PINK a:\nEND end", 3, "one of START"),
+    (f"{HEAD}END finish", 3, "`END end`"),
+    (f"{HEAD}END end:", 3, "`END end`"),
+    (f"{HEAD}END end\nEND end", 4, "a second node named end"),
+    (f"{HEAD}PULLER_RB end:\nEND end", 3, "another name"),
+    ("x" * 200_000, 0, "at most 100000"),
+]
+
+
+@pytest.mark.parametrize(("source", "line", "said"), ERRORS)
+def test_a_parse_error_says_where_and_what(source: str, line: int, said: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse(source)
+    assert caught.value.line == line
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_layout_does_not_matter() -> None:
+    source = "# x\nSTART s: # y\n\n\tNEXT a\r\n\nPULLER_RB a :\n        [R]   end\n\nEND end # z"
+    assert run(parse(source), "RG").tape == "G"
+
+
+# -- no program makes it fail ----------------------------------------------------------------------
+
+
+def survives(source: str) -> None:
+    try:
+        factory = parse(source)
+    except ParseError:
+        return
+    for tape in ("", "RBYG", "GG"):
+        run(factory, tape)
+
+
+@given(st.text(max_size=200))
+def test_any_text(source: str) -> None:
+    survives(source)
+
+
+PIECES = [
+    *("START", "PULLER_RB", "PULLER_YG", "PAINTER_RED", "END", "NEXT", "NONE", "[R]", "[EMPTY]"),
+    *("end", "a", "b", ":", "\n", "    ", "\t", " ", "#", "é", "٣", "\x00", "\u2028", "[", "]"),
+]
+
+
+def test_ten_thousand_fuzzed_programs() -> None:
+    rng = random.Random("fuzz")
+    whole = [program(p.language()) for p in problems("contains_ordered")[::40]]
+    for i in range(10_000):
+        if i % 2:
+            source = "".join(rng.choices(PIECES, k=rng.randint(0, 60)))
+        else:
+            characters = list(rng.choice(whole))
+            for _ in range(rng.randint(1, 6)):
+                at = rng.randrange(len(characters))
+                characters[at : at + rng.randint(0, 9)] = rng.choices(PIECES, k=rng.randint(0, 2))
+            source = "".join(characters)
+        survives(source)
+
+
+# -- exact grading -------------------------------------------------------------------------------
+
+
+def chain(s: str, name: str, order: tuple[str, str]) -> str:
+    """By hand, for a subsequence: wait for each colour, drop what is in between."""
+    lines = [f"START {name}:", f"\tNEXT {name}0", ""]
+    for i, colour in enumerate(s):
+        after = f"{name}{i + 1}" if i + 1 < len(s) else "end"
+        for j, kind in enumerate(order):
+            here = f"{name}{i}" + "x" * j
+            lines.append(f"{kind} {here}:   # colour {i}")
+            empty = f"{name}{i}x" if j == 0 else "NONE"
+            for own in kind[-2:]:
+                lines.append(f"\t[{own}] {after if own == colour else f'{name}{i}'}")
+            lines.append(f"\t[EMPTY] {empty}")
+    return "\n".join([*lines, "END end"])
+
+
+def window(s: str, name: str, order: tuple[str, str]) -> str:
+    """By hand, for consecutive colours: a node for each text that may still become `s`."""
+    nodes = [s[:i] for i in range(len(s))]
+    lines = ["END end", f"START go:\n      NEXT {name}_"]
+    for read in reversed(nodes):
+        for j, kind in enumerate(order):
+            lines.append(f"{kind} {name}_{read}{'_2' * j}:")
+            for own in kind[-2:]:
+                text = read + own
+                while text != s and text not in nodes:
+                    text = text[1:]
+                lines.append(f"      [{own}] {'end' if text == s else f'{name}_{text}'}")
+            if j == 0:
+                lines.append(f"      [EMPTY] {name}_{read}_2")
+    return "\n".join(lines)
+
+
+def counters(s: str, name: str, order: tuple[str, str]) -> str:
+    """By hand, for counts: a node for each set of numbers still missing."""
+    need = tuple(s.count(c) for c in "RBYG")
+    place = lambda left: name + "_".join(map(str, left))  # noqa: E731
+    lines = [f"START {name}:", f"    NEXT {place(need)}"]
+    for left in itertools.product(*(range(n + 1) for n in need)):
+        if not any(left):
+            continue
+        for j, kind in enumerate(order):
+            lines.append(f"{kind} {place(left)}{'b' * j}:")
+            for own in kind[-2:]:
+                less = list(left)
+                less["RBYG".index(own)] = max(0, less["RBYG".index(own)] - 1)
+                lines.append(f"    [{own}] {place(less) if any(less) else 'end'}")
+            lines.append(f"    [EMPTY] {'NONE' if j else place(left) + 'b'}")
+    return "\n".join([*lines, "END end"])
+
+
+BY_HAND = {"contains_ordered": chain, "contains_substring": window, "contains_count": counters}
+
+
+def by_hand(problem: Problem, rng: random.Random) -> str:
+    order = rng.choice([("PULLER_RB", "PULLER_YG"), ("PULLER_YG", "PULLER_RB")])
+    return BY_HAND[problem.family](problem.sequence, rng.choice(["n", "State7", "_q"]), order)
+
+
+def varied(number: int) -> list[Problem]:
+    rng = random.Random("varied")
+    return [p for family in HAS for p in rng.sample(problems(family), number)]
+
+
+@pytest.mark.parametrize("grading", ["exact", "cases"])
+def test_programs_by_hand_pass(grading: str) -> None:
+    environment = ManufactoriaEnvironment(grading=grading)  # type: ignore[arg-type]
+    rng = random.Random("by hand")
+    for problem in varied(20):
+        outcome = environment.evaluate(example(problem), fenced(by_hand(problem, rng)))
+        assert outcome.passed, (problem, outcome.feedback)
+        assert outcome.case_fraction == 1.0
+
+
+def mutated(source: str, rng: random.Random) -> str:
+    """One route leads elsewhere, or is gone."""
+    lines = source.split("\n")
+    routes = [i for i, line in enumerate(lines) if line[:1] in " \t" and "[" in line]
+    names = [line.split()[1].rstrip(":") for line in lines if line[:1] not in " \t#" and line]
+    at = rng.choice(routes)
+    if rng.random() < 0.2:
+        del lines[at]
+    else:
+        lines[at] = lines[at].rsplit(" ", 1)[0] + " " + rng.choice([*names, "NONE"])
+    return "\n".join(lines)
+
+
+def test_a_thousand_mutants() -> None:
+    """Whether a mutant differs is found by running it on every short tape."""
+    environment, rng = ManufactoriaEnvironment(), random.Random("mutants")
+    pool = [p for p in varied(60) if len(p.sequence) <= 3]
+    tapes = short_tapes(5)
+    differing = 0
+    while differing < 1000:
+        problem = rng.choice(pool)
+        source = mutated(by_hand(problem, rng), rng)
+        factory, language = parse(source), problem.language()
+        wrong = [t for t in tapes if run(factory, t).finished != language.accepts(t)]
+        outcome = environment.evaluate(example(problem), fenced(source))
+        if wrong:
+            differing += 1
+            assert not outcome.passed
+            assert outcome.case_fraction < 1
+            found = counterexample(factory, language)
+            assert found is not None
+            assert len(found) == len(wrong[0])  # no shorter one exists
+            assert found in wrong
+        elif not outcome.passed:  # it differs on longer tapes only
+            found = counterexample(factory, language)
+            assert found is not None
+            assert run(factory, found).finished != language.accepts(found)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 10**9))
+def test_the_verdict_agrees_with_brute_force(seed: int) -> None:
+    rng = random.Random(seed)
+    names = ["a", "b", "c"]
+    targets = [*names, "end", "NONE", "nowhere"]
+    lines = ["START s:", f"    NEXT {rng.choice(names)}"]
+    for name in names:
+        kind = rng.choice(["PULLER_RB", "PULLER_YG"])
+        lines.append(f"{kind} {name}:")
+        for route in (*kind[-2:], "EMPTY"):
+            if rng.random() < 0.85:
+                lines.append(f"    [{route}] {rng.choice(targets)}")
+    factory: Factory = parse("\n".join([*lines, "END end"]))
+    problem = rng.choice(problems(rng.choice(ACCEPTORS))[:20])
+    language = problem.language()
+    wrong = [t for t in short_tapes(4) if run(factory, t).finished != language.accepts(t)]
+    found = counterexample(factory, language)
+    if wrong:
+        assert found is not None
+        assert len(found) == len(wrong[0])
+    if found is not None:
+        assert run(factory, found).finished != language.accepts(found)
+
+
+PAINTING = """START s:
+    NEXT a
+PULLER_RB a:
+    [R] p
+    [B] a
+    [EMPTY] b
+PULLER_YG b:
+    [Y] a
+    [G] {green}
+PAINTER_GREEN p:
+    NEXT end
+END end"""
+
+
+def test_a_program_that_paints_is_refuted_or_not_proven() -> None:
+    environment = ManufactoriaEnvironment()
+    problem = problems("contains_substring")[0]  # R
+    right, wrong = PAINTING.format(green="a"), PAINTING.format(green="p")
+    outcome = environment.evaluate(example(problem), fenced(right))
+    assert not outcome.passed
+    assert "cannot be proven right" in outcome.feedback
+    assert outcome.case_fraction < 1
+    with pytest.raises(PaintsError):
+        counterexample(parse(right), problem.language())
+    cases = ManufactoriaEnvironment(grading="cases")
+    assert cases.evaluate(example(problem), fenced(right)).passed
+    outcome = environment.evaluate(example(problem), fenced(wrong))
+    assert "Wrong on the tape G: expected to reject" in outcome.feedback
+    # A painter that no tape reaches does no harm.
+    unreached = PAINTING.format(green="a").replace("[R] p", "[R] end")
+    assert environment.evaluate(example(problem), fenced(unreached)).passed
+
+
+# -- the environment -----------------------------------------------------------------------------
+
+
+def test_sizes_and_split() -> None:
+    assert [len(problems(f)) for f in HAS] == [340, 340, 194]
+    environment = ManufactoriaEnvironment()
+    train, test = environment.examples("train"), environment.examples("test")
+    assert (len(train), len(test)) == (742, 132)
+    assert not {e.id for e in train} & {e.id for e in test}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("grading", ["exact", "cases"])
+def test_gold_passes_and_trivial_programs_do_not(family: str, grading: str) -> None:
+    environment = ManufactoriaEnvironment(family, grading)  # type: ignore[arg-type]
+    for one in environment.examples("test")[:12]:
+        outcome = environment.evaluate(one, environment.gold(one))
+        assert outcome.passed, outcome.feedback
+        for answer in environment.baselines().values():
+            assert not environment.evaluate(one, answer(one)).passed
+
+
+@pytest.mark.parametrize("family", HAS)
+def test_cases_are_balanced(family: str) -> None:
+    for problem in problems(family):
+        accepted = [problem.language().accepts(tape) for tape in tapes_of(problem)]
+        assert (len(accepted), sum(accepted)) == (20, 10)
+
+
+def test_a_writer_that_is_wrong_on_long_tapes_only() -> None:
+    environment = ManufactoriaEnvironment(list(WRITERS))
+    problem = problems("append_sequence")[5]
+    wrong = "START s:\n    NEXT a\nPAINTER_RED a:\n    NEXT end\nEND end"
+    outcome = environment.evaluate(example(problem), fenced(wrong))
+    assert "and leave" in outcome.feedback
+
+
+def test_feedback_shows_the_shortest_tape_and_the_way() -> None:
+    environment = ManufactoriaEnvironment()
+    problem = next(p for p in problems("contains_substring") if p.sequence == "RR")
+    source = """START go:
+    NEXT one
+PULLER_RB one:
+    [R] two
+    [B] one
+    [EMPTY] skip
+PULLER_YG skip:
+    [Y] one
+    [G] one
+PULLER_RB two:
+    [R] end
+END end"""
+    text = environment.evaluate(example(problem), fenced(source)).feedback
+    assert "Wrong on the tape RBRR: expected to accept" in text
+    assert "two, with front B, has no route for that" in text
+    assert "go (R) -> one (R) -> two (B) -> NONE" in text
+    assert "of 20 test tapes are right" in text
+
+
+def test_a_parse_error_stands_alone() -> None:
+    environment = ManufactoriaEnvironment()
+    one = environment.examples("test")[0]
+    text = environment.evaluate(one, fenced("START s:\n  NEXT a\nEND end")).feedback
+    assert text.startswith("The program does not parse: line 2: found 2 spaces of indent")
+    assert "test tapes" not in text
+    assert "2 |   NEXT a" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"family": "nope"}, {"family": []}, {"grading": "x"}, {"family": ["has", "nope"]}],
+)
+def test_bad_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        ManufactoriaEnvironment(**arguments)
+
+
+@given(st.text(max_size=100))
+def test_no_response_raises_or_passes(text: str) -> None:
+    environment = ManufactoriaEnvironment()
+    one = example(problems("contains_count")[7])
+    for response in (text, fenced(text), f"<think>{text}"):
+        outcome = environment.evaluate(one, response)
+        assert not outcome.passed
+        assert 0 < len(outcome.feedback) < 1500
