@@ -1,4 +1,4 @@
-"""A real checkpoint on real tasks: two steps each, real lengths, real garbage in the reflections."""
+"""A real checkpoint on real tasks: two steps each, real lengths, real garbage in reflections."""
 
 from __future__ import annotations
 
