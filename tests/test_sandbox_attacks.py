@@ -41,6 +41,11 @@ REFUSED = {
     "own memory": "def f(x): return open('/proc/self/mem', 'rb').name",
     "through the root link": "def f(x): return open('/proc/self/root/etc/passwd').read()",
     "parent's files": "def f(x): return open('/proc/PARENT/fd/0').read()",
+    "installed packages": "import os, sys\n"
+    "def f(x):\n    place = os.path.join(os.path.dirname(os.__file__), 'site-packages')\n"
+    "    for folder, _, files in os.walk(place):\n"
+    "        for name in files: return open(os.path.join(folder, name)).read()\n"
+    "    raise PermissionError('nothing is there')",
     "terminal": "def f(x): return open('/dev/tty').name",
     "write here": "def f(x): return open('x', 'w').write('y')",
     "write to tmp": "def f(x): return open('/tmp/resd-attack', 'w').write('y')",

@@ -100,17 +100,22 @@ def _landlock(libc):
     attributes = struct.pack("QQQ", rights, ports, scopes)[:size]
     rules = _check(libc.syscall(_LANDLOCK_CREATE, attributes, size, 0), "Landlock rules")
     for place in sys.path:
-        try:
-            handle = os.open(place, os.O_PATH)
-        except OSError:
+        if not os.path.isdir(place):
             continue  # python311.zip, which is rarely there
-        is_folder = os.path.isdir(place)
-        allowed = _READ_FILE | (_READ_DIR if is_folder else 0)
-        rule = struct.pack("=Qi", allowed, handle)
-        _check(libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0), "Landlock rules")
-        os.close(handle)
+        _allow(libc, rules, place, _READ_DIR)
+        # Installed packages lie inside: this one among them, with the answers it can compute.
+        for name in os.listdir(place):
+            if name not in ("site-packages", "dist-packages"):
+                _allow(libc, rules, os.path.join(place, name), _READ_FILE)
     _check(libc.syscall(_LANDLOCK_RESTRICT, rules, 0), "Landlock")
     os.close(rules)
+
+
+def _allow(libc, rules, place, right):
+    handle = os.open(place, os.O_PATH)
+    rule = struct.pack("=Qi", right, handle)
+    _check(libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0), "Landlock rules")
+    os.close(handle)
 
 
 def _seccomp(libc, architecture, *groups):
