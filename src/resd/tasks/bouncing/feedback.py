@@ -64,8 +64,8 @@ def wrong(
     other = next((ball for ball in _balls(last) if ball != worst), None)
     against = "a wall" if other is None else f"ball {other + 1}"
     lines.append(
-        f"Ball {worst + 1} has bounced {len(past)} times by then, the last time off {against}, at "
-        f"about t = {last.time:.2f}."
+        f"Ball {worst + 1} has bounced by then, {len(past)} in all, the last off {against} at about "
+        f"t = {last.time:.2f}."
     )
     if np.linalg.norm(found[first, worst] - straight) <= 5:
         lines.append("The program misses that bounce: it lets the ball go straight on.")
