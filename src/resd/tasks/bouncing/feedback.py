@@ -64,8 +64,8 @@ def wrong(
     other = next((ball for ball in _balls(last) if ball != worst), None)
     against = "a wall" if other is None else f"ball {other + 1}"
     lines.append(
-        f"Ball {worst + 1} has bounced by then, {len(past)} in all, the last off {against} at about "
-        f"t = {last.time:.2f}."
+        f"Bounces of ball {worst + 1} by then: {len(past)}, the last off {against} at about t = "
+        f"{last.time:.2f}."
     )
     if np.linalg.norm(found[first, worst] - straight) <= 5:
         lines.append("The program misses that bounce: it lets the ball go straight on.")
