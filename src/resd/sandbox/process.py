@@ -140,6 +140,8 @@ class ProcessSandbox:
             try:
                 exchange = _Exchange(process, answers, request, limits)
                 ended = exchange.until(began + limits.seconds)
+                if ended == "answered":
+                    ended = _wait(process, began + limits.seconds)
             finally:
                 _end(process)
         seconds = time.monotonic() - began
@@ -209,6 +211,21 @@ class _Exchange:
             self._selector.unregister(handle)
         self.kept[name] += data
         return len(self.kept[name]) <= self._limit
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> str:
+    """Let a child that has closed its pipes end by itself, so that its exit code is its own."""
+    if not hasattr(os, "waitid"):  # macOS
+        return "answered"
+    try:
+        # waitid leaves it unreaped: its group's number stays its own until it is killed.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                return "timeout"
+            time.sleep(0.0005)
+    except ChildProcessError:
+        return "answered"
+    return "answered"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
