@@ -349,7 +349,7 @@ def test_calls_run_in_parallel_and_agree() -> None:
 
 
 def test_a_machine_without_protection_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = CallResult(None, "unsupported", "Landlock (Linux 5.13 or newer)")  # type: ignore[arg-type]
+    missing = CallResult(None, "unsupported", "Landlock (Linux 5.13 or newer)")
     monkeypatch.setattr(process_module.ProcessSandbox, "call", lambda *a, **k: missing)
     process_module._probe.cache_clear()
     try:

@@ -86,10 +86,10 @@ def _check(options: argparse.Namespace) -> int:
     count = _counter(options.model) if options.model else None
     found = run_checks(options.task, args, options.seed, limit=options.limit, count_tokens=count)
     checks = list(found)
+    failed = sum(check.state == "fail" for check in checks)
     if options.json:
         print(json.dumps([vars(check) for check in checks], indent=1))
     else:
-        failed = sum(check.state == "fail" for check in checks)
         counted = f"{failed} check{'s' * (failed > 1)} failed" if failed else "sound"
         Console().print(_table(checks))
         print(f"{options.task}: {counted}")
@@ -97,7 +97,7 @@ def _check(options: argparse.Namespace) -> int:
         # A thread that never returns would keep the process alive.
         sys.stdout.flush()
         os._exit(1)
-    return int(any(check.state == "fail" for check in checks))
+    return int(failed > 0)
 
 
 def _counter(model: str) -> Callable[[Example], int]:

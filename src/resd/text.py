@@ -64,6 +64,11 @@ def says_something(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Whether a text holds a phrase as words of its own, not inside a longer word."""
+    return phrase in text and bool(re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text))
+
+
 def one_line(text: str) -> str:
     """Printable text with every run of white space made one space."""
     return " ".join(printable(" ".join(text.split())).split())

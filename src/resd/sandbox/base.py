@@ -17,6 +17,7 @@ Failure = Literal[
     "killed",  # ended by a signal, or for a forbidden system call
     "exit",  # the process ended before it had answered
     "output",  # more output than allowed
+    "unsupported",  # the machine lacks a protection that `strict` needs
     "protocol",  # what came back is no answer of the runner
 ]
 

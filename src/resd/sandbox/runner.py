@@ -131,8 +131,8 @@ def _seccomp(libc, architecture, *groups):
 
 
 def _limit(cpu, memory):
-    gib = memory << 20
-    for name, value in (("CPU", cpu), ("AS", gib), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
+    room = memory << 20
+    for name, value in (("CPU", cpu), ("AS", room), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
         kind = getattr(resource, f"RLIMIT_{name}", None)
         if kind is not None:
             try:

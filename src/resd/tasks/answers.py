@@ -6,6 +6,10 @@ import re
 
 from resd.text import strip_thinking
 
+NO_CODE_BLOCK = (
+    "No program found: there is no closed fenced block (```) after the thinking. Give the whole "
+    "program in one."
+)
 _FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE)
 
 

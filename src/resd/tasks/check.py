@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from resd.tasks.base import Environment, Example, Outcome
 from resd.tasks.hostile import hostile_responses, near_misses
 from resd.tasks.registry import describe_error, load_environment, load_examples
 from resd.tasks.scoring import Scores, score
-from resd.text import approximate_tokens
+from resd.text import approximate_tokens, holds_phrase
 
 State = Literal["ok", "warn", "fail"]
 CountTokens = Callable[[Example], int]
@@ -232,7 +231,7 @@ def _secrets(subject: _Subject) -> Check:
             return Check(name, "fail", text)
         for secret in secrets:
             checked += 1
-            if _holds(outcome.feedback, secret) and not _holds(response, secret):
+            if holds_phrase(outcome.feedback, secret) and not holds_phrase(response, secret):
                 text = f"feedback on {kind!r}, example {example.id}, holds {secret!r:.80}"
                 return Check(name, "fail", text)
     if not checked:
@@ -349,13 +348,6 @@ def _secrets_of(subject: _Subject, example: Example) -> list[str]:
         return []
     texts = [gold.strip(), (last_code_block(gold) or "").strip()]
     return [text for text in texts if len(text) >= SHORT_SECRET]
-
-
-def _holds(text: str, secret: str) -> bool:
-    """Whether a text holds a secret as a word or phrase of its own."""
-    if secret not in text:
-        return False
-    return re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text) is not None
 
 
 def _described(outcome: Outcome | None, scores: Scores) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from resd.text import holds_phrase
+
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _NUMBER = re.compile(r"[+-]?(\d{1,300}(\.\d{0,300})?|\.\d{1,300})([eE][+-]?\d{1,3})?")
 _FRACTION = re.compile(r"[+-]?\d{1,300}\s?/\s?\d{1,300}")
@@ -38,7 +40,10 @@ def describe(answer: str, reference: str | None, score: float) -> str:
 def without_secret(text: str, secret: str, response: str) -> str:
     """The text, or a plainer one if it holds the secret by chance and the response does not."""
     texts = (text, *_PLAIN)
-    return next((t for t in texts if not _holds(t, secret) or _holds(response, secret)), "Wrong.")
+    return next(
+        (t for t in texts if not holds_phrase(t, secret) or holds_phrase(response, secret)),
+        "Wrong.",
+    )
 
 
 def quoted(text: str) -> str:
@@ -77,7 +82,7 @@ def _difference(answer: str, reference: str) -> str:
         return "But for upper and lower case or white space it is a reference answer."
     if loose[0].strip(_EDGES) == loose[1].strip(_EDGES) != "":
         return "But for the characters around it, it is a reference answer."
-    if reference.strip() and _holds(answer, reference):
+    if reference.strip() and holds_phrase(answer, reference):
         return "It holds a reference answer, with other text around it: give the answer alone."
     kinds = kind(answer), kind(reference)
     numbers = {"a whole number", "a number"}
@@ -104,8 +109,3 @@ def _parts(answer: str, reference: str) -> str:
         f"{same} of its {len(right)} parts are those of a reference answer; the first that differs "
         f"is part {first + 1}, {quoted(given[first])}."
     )
-
-
-def _holds(text: str, secret: str) -> bool:
-    """Whether a text holds a secret as a word or phrase of its own."""
-    return secret in text and bool(re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text))

@@ -12,12 +12,12 @@ import numpy as np
 
 from resd.errors import UserError
 from resd.sandbox import Kind, Limits, make_sandbox
-from resd.tasks.answers import last_code_block
+from resd.tasks.answers import NO_CODE_BLOCK, last_code_block
 from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.bouncing import feedback
 from resd.tasks.bouncing.prompt import FUNCTION, TOLERANCE, prompt_text
 from resd.tasks.bouncing.scenes import LEVELS, TIMES, make_scene
-from resd.tasks.bouncing.simulator import Array, Event, Leg, simulate, trajectory
+from resd.tasks.bouncing.simulator import Array, Event, Leg, positions_at, trajectory
 
 _LIMITS = Limits(seconds=20.0, cpu_seconds=2, memory_mb=512)
 _WORST = 1e6  # units: a mean error beyond that is reported as that
@@ -83,7 +83,7 @@ class BouncingEnvironment:
         """Run the program in the last fenced block; one test case a time."""
         source = last_code_block(response)
         if source is None:
-            return _failed(feedback.NO_BLOCK)
+            return _failed(NO_CODE_BLOCK)
         result = self._sandbox.call(source, FUNCTION, [[time] for time in TIMES])
         if result.values is None:
             return _failed(feedback.failure(result))
@@ -144,8 +144,8 @@ def _table_program(legs: Sequence[Leg]) -> str:
 @lru_cache(maxsize=2048)
 def _reference(data: str) -> tuple[Array, list[Leg], list[Event]]:
     """True centres at `TIMES`, and how they came about."""
-    scene = json.loads(data)
-    return simulate(scene, TIMES), *trajectory(scene, TIMES[-1])
+    legs, events = trajectory(json.loads(data), TIMES[-1])
+    return positions_at(legs, TIMES), legs, events
 
 
 def _failed(text: str) -> Outcome:

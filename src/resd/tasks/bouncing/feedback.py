@@ -12,11 +12,6 @@ from resd.tasks.bouncing.prompt import FUNCTION, TOLERANCE
 from resd.tasks.bouncing.scenes import TIMES
 from resd.tasks.bouncing.simulator import Array, Event, Leg
 
-NO_BLOCK = (
-    "No program found: there is no closed fenced block (```) after the thinking. Give the whole "
-    "program in one."
-)
-
 
 def failure(result: CallResult) -> str:
     """Why the program gave no positions."""

@@ -62,13 +62,17 @@ def simulate(scene: Mapping[str, Any], times: Sequence[float]) -> Array:
     """
     if not all(math.isfinite(t) and t >= 0 for t in times):
         raise UserError(f"times must be finite and not negative, found {list(times)!r:.80}")
-    legs, _ = trajectory(scene, max(times, default=0.0))
+    return positions_at(trajectory(scene, max(times, default=0.0))[0], times)
+
+
+def positions_at(legs: Sequence[Leg], times: Sequence[float]) -> Array:
+    """Centres `[T, n, 2]` at times, seconds, that the legs reach."""
     starts = [leg.time for leg in legs]
     rows = []
     for time in times:
         leg = legs[int(np.searchsorted(starts, time, side="right")) - 1]
         rows.append(leg.positions + leg.velocities * (time - leg.time))
-    return np.array(rows).reshape(len(times), len(scene["balls"]), 2)
+    return np.array(rows).reshape(len(times), *legs[0].positions.shape)
 
 
 def trajectory(

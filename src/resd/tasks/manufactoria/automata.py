@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from resd.tasks.manufactoria.parser import COLOURS, EMPTY, END, NONE, PAINTERS, PULLERS, Factory
 
+State = TypeVar("State", bound=Hashable)
 ACCEPT, REJECT = ".accept", ".reject"  # no node has such a name
 
 
@@ -86,14 +88,15 @@ def resolve(factory: Factory, name: str, front: str) -> str:
     return ACCEPT if name == END else REJECT
 
 
-def from_steps(start: object, step: Callable[[object, str], object], final: object) -> Dfa:
+def from_steps(
+    start: State, step: Callable[[State, str], State], final: Callable[[State], bool]
+) -> Dfa:
     """The automaton that a step function describes; `final(state)` says which states accept.
 
     Raises:
         ValueError: there are more than 10,000 states.
     """
-    assert callable(final)
-    numbers: dict[object, int] = {start: 0}
+    numbers: dict[State, int] = {start: 0}
     moves: list[tuple[int, ...]] = []
     todo = deque([start])
     while todo:
@@ -134,7 +137,9 @@ def program(language: Dfa, order: Sequence[str] = ("PULLER_RB", "PULLER_YG")) ->
     return "\n".join([*lines, "END end"])
 
 
-def _search(start: object, found: Callable[..., bool], step: Callable[..., object]) -> str | None:
+def _search(
+    start: State, found: Callable[[State], bool], step: Callable[[State, int], State]
+) -> str | None:
     """Breadth first, so the first tape found is a shortest one."""
     paths = {start: ""}
     todo = deque([start])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from resd.errors import UserError
-from resd.tasks.answers import last_code_block
+from resd.tasks.answers import NO_CODE_BLOCK, last_code_block
 from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.manufactoria import feedback
 from resd.tasks.manufactoria.automata import PaintsError, counterexample, program
@@ -68,7 +68,7 @@ class ManufactoriaEnvironment:
         cases = len(tapes) + (self.grading == "exact")
         source = last_code_block(response)
         if source is None:
-            return _failed(feedback.NO_BLOCK, 0, cases)
+            return _failed(NO_CODE_BLOCK, 0, cases)
         try:
             factory = parse(source)
         except ParseError as error:
@@ -88,17 +88,14 @@ class ManufactoriaEnvironment:
         self, problem: Problem, factory: Factory, tapes: Sequence[str]
     ) -> tuple[str | None, bool]:
         """A tape on which a program is wrong, and whether the lack of one proves nothing."""
-        wrong = (tape for tape in tapes if not _is_right(problem, factory, tape))
         if self.grading == "cases":
-            return next(wrong, None), False
+            return _first_wrong(problem, factory, tapes), False
         if problem.family in ACCEPTORS:
             try:
                 return counterexample(factory, problem.language()), False
             except PaintsError:
-                searched = search_tapes(problem)
-                return next((t for t in searched if not _is_right(problem, factory, t)), None), True
-        searched = search_tapes(problem)
-        return next((t for t in searched if not _is_right(problem, factory, t)), None), False
+                return _first_wrong(problem, factory, search_tapes(problem)), True
+        return _first_wrong(problem, factory, search_tapes(problem)), False
 
     def gold(self, example: Example) -> str:
         """A right program."""
@@ -118,6 +115,10 @@ class ManufactoriaEnvironment:
 
 def _failed(text: str, right: int, cases: int) -> Outcome:
     return Outcome(0.0, False, text, cases_passed=min(right, cases - 1), cases=cases)
+
+
+def _first_wrong(problem: Problem, factory: Factory, tapes: Iterable[str]) -> str | None:
+    return next((tape for tape in tapes if not _is_right(problem, factory, tape)), None)
 
 
 def _is_right(problem: Problem, factory: Factory, tape: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -106,19 +105,18 @@ def language(family: str, s: str) -> Dfa:
         return from_steps(
             (0,) * len(COLOURS),
             lambda q, c: tuple(
-                min(k + (c == own), need[own]) for k, own in zip(_ints(q), COLOURS, strict=True)
+                min(k + (c == own), need[own]) for k, own in zip(q, COLOURS, strict=True)
             ),
-            lambda q: _ints(q) == tuple(need[c] for c in COLOURS),
+            lambda q: q == tuple(need[c] for c in COLOURS),
         )
     if family == "contains_ordered":
-        return from_steps(0, lambda q, c: q if q == n else _int(q) + (s[_int(q)] == c), n.__eq__)
+        return from_steps(0, lambda q, c: q if q == n else q + (s[q] == c), n.__eq__)
     if family == "contains_substring":
-        return from_steps(0, lambda q, c: q if q == n else _overlap(s, s[: _int(q)] + c), n.__eq__)
+        return from_steps(0, lambda q, c: q if q == n else _overlap(s, s[:q] + c), n.__eq__)
     if family == "ends_with":
-        return from_steps(0, lambda q, c: _overlap(s, s[: _int(q)] + c), n.__eq__)
+        return from_steps(0, lambda q, c: _overlap(s, s[:q] + c), n.__eq__)
 
-    def follow(state: object, colour: str) -> int:
-        q = _int(state)
+    def follow(q: int, colour: str) -> int:
         if q == n and family == "starts_with":
             return n
         return q + 1 if 0 <= q < n and s[q] == colour else _DEAD
@@ -148,20 +146,9 @@ def _restarting(s: str, lost: int) -> Dfa:
     """A search for consecutive colours that forgets all, or gives up, on the first wrong one."""
     n = len(s)
 
-    def step(state: object, colour: str) -> int:
-        q = _int(state)
+    def step(q: int, colour: str) -> int:
         if q in (n, _DEAD):
             return q
         return q + 1 if s[q] == colour else lost
 
     return from_steps(0, step, n.__eq__)
-
-
-def _int(state: object) -> int:
-    assert isinstance(state, int)
-    return state
-
-
-def _ints(state: object) -> Sequence[int]:
-    assert isinstance(state, tuple)
-    return state

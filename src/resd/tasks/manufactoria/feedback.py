@@ -6,10 +6,6 @@ from resd.tasks.manufactoria.families import Problem
 from resd.tasks.manufactoria.machine import MAX_VISITS, Visit, run
 from resd.tasks.manufactoria.parser import Factory, ParseError
 
-NO_BLOCK = (
-    "No program found: there is no closed fenced block (```) after the thinking. Give the whole "
-    "program in one."
-)
 _HEAD, _TAIL = 6, 8
 _LONGEST_TAPE = 80
 
