@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from resd.config import EvalConfig
-from resd.evaluation import evaluate_baselines
+from resd.loop.evaluate import evaluate_baselines
 from resd.sandbox import make_sandbox
 from resd.tasks.bouncing import BouncingEnvironment, simulate
 from resd.tasks.bouncing.scenes import TIMES, make_scene

@@ -23,7 +23,9 @@ from resd.context import (
 )
 from resd.distill import divergence_per_token, importance_weights, make_teacher
 from resd.engines import HFEngine, Sampling
-from resd.model import LAB_MODEL, ChatFormat, align, response_logits
+from resd.models.batch import align, response_logits
+from resd.models.chat import ChatFormat
+from resd.models.load import LAB_MODEL
 from resd.tasks.lab import LabEnvironment
 
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 0

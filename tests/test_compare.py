@@ -18,11 +18,11 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from resd.cli import _assignment, _split
+from resd.compare.command import Variant, compare, parse_seeds, parse_variants
+from resd.compare.plan import State, make_runs, train_command
 from resd.config import load_config
 from resd.errors import UserError
-from resd.report.compare import Variant, compare, parse_seeds, parse_variants
 from resd.report.labels import spread
-from resd.report.plan import State, make_runs, train_command
 from resd.report.plot import _STYLE, draw, save_pictures
 from resd.report.results import newest, read_result, summarise
 from resd.report.table import make_rows, markdown_table, rich_table, title

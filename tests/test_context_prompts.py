@@ -16,8 +16,8 @@ from resd.context import (
     TemplateError,
     Templates,
 )
-from resd.tasks.base import Example
 from resd.text import scrubber
+from resd.types import Example
 
 NAMES = ("teacher", "reflect", "curate", "review")
 HEADINGS = {

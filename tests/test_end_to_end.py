@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from resd.cli import main
-from resd.model import LAB_MODEL
+from resd.models.load import LAB_MODEL
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

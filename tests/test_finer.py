@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resd.errors import UserError
-from resd.tasks.base import Example
 from resd.tasks.check import run_checks
 from resd.tasks.finer import FinerEnvironment
 from resd.tasks.hostile import hostile_responses, near_misses
 from resd.tasks.registry import load_environment
+from resd.types import Example
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 OPTIONS = (

@@ -109,7 +109,7 @@ def test_saving_merged_adapters_keeps_the_function_and_the_model(
     from transformers import AutoModelForCausalLM
 
     from resd.config import LoraConfig, ModelConfig
-    from resd.model import load_model, save_model
+    from resd.models.load import load_model, save_model
 
     model = load_model(ModelConfig(path=str(tiny_model), lora=LoraConfig(rank=2)))
     for parameter in model.parameters():

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resd.config import TrainConfig
-from resd.stream import Stream
-from resd.tasks.base import Example
+from resd.loop.stream import Stream
+from resd.types import Example
 
 SIZES = st.integers(1, 40)
 

@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from resd.config import METHODS, TrainConfig
+from resd.loop.update import PolicyUpdate
 from resd.methods import distillation as distillation_module
 from resd.methods import make_method
-from resd.methods.base import Services, StepReport, TrainingSample
-from resd.update import PolicyUpdate
+from resd.methods.base import Services, StepReport
+from resd.types import TrainingSample
 
 AGGREGATIONS = ("token_mean", "sample_mean", "released")
 Samples = list[TrainingSample | None]

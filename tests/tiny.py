@@ -110,7 +110,7 @@ def arguments(values: dict[str, Any]) -> list[str]:
 
 def save_model(place: Path, **config: Any) -> Path:
     """An untrained model of the lab's family, with the lab's tokenizer."""
-    from resd.tasks.lab.pretrain import PretrainConfig, build_model, build_tokenizer, save
+    from resd.lab_base.pretrain import PretrainConfig, build_model, build_tokenizer, save
 
     shape = PretrainConfig(**{"hidden": 32, "layers": 1, "heads": 2, **config})
     tokenizer = build_tokenizer(shape)

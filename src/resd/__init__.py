@@ -4,7 +4,8 @@ Reflection-Enhanced Self-Distillation (arXiv 2605.12741). Environments and playb
 without torch; `resd.api` holds `train`, `resume` and `evaluate_model`.
 """
 
-from resd.tasks.base import ChatMessage, Environment, Example, Outcome
+from resd.tasks.base import Environment
+from resd.types import ChatMessage, Example, Outcome
 
 __version__ = "0.1.0"
 

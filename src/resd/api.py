@@ -6,10 +6,10 @@ from pathlib import Path
 
 from resd.config import RunConfig, load_config
 from resd.errors import UserError
-from resd.evaluation import Evaluation, evaluate, evaluate_baselines
+from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
+from resd.loop.view import RunView, make_view
 from resd.runs.directory import RunDirectory, check_new, is_new, read_config
 from resd.tasks.registry import ADAPTERS
-from resd.view import RunView, make_view
 
 
 def train(config: RunConfig, view: RunView | None = None) -> Path:
@@ -19,7 +19,7 @@ def train(config: RunConfig, view: RunView | None = None) -> Path:
         UserError: something is wrong that the user can mend; said before a model is loaded,
             wherever it can be known by then.
     """
-    from resd.setup import prepare
+    from resd.loop.setup import prepare
 
     output = config.output or default_output(config)
     check_new(output)
@@ -35,7 +35,7 @@ def resume(path: Path, view: RunView | None = None) -> Path:
     Raises:
         UserError: there is no run, it is complete already, or another process has it open.
     """
-    from resd.setup import prepare
+    from resd.loop.setup import prepare
 
     run, config = RunDirectory.open(path)
     try:
@@ -48,8 +48,8 @@ def resume(path: Path, view: RunView | None = None) -> Path:
 
 
 def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
-    from resd.loop import Trainer
-    from resd.setup import Setup
+    from resd.loop.setup import Setup
+    from resd.loop.trainer import Trainer
 
     assert isinstance(setup, Setup)
     shown = view or make_view()
@@ -103,9 +103,9 @@ def evaluate_model(
         UserError: no such model or task.
     """
     from resd.engines import HFEngine
-    from resd.model import load_model, read_context_length
+    from resd.loop.setup import prepare
+    from resd.models.load import load_model, read_context_length
     from resd.runs.seeds import derive
-    from resd.setup import prepare
 
     run = Path(model)
     if (run / "config.toml").is_file():

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
 from resd.context.templates import Templates
-from resd.tasks.base import ChatMessage, Example
 from resd.text import CountTokens, one_line, printable, shorten, strip_thinking
+from resd.types import ChatMessage, Example
 
 # What a prompt is about: if all of it had to go, there is no prompt.
 _SUBJECTS = {"reflect": ("trial", "feedback"), "curate": ("reflection",), "review": ("solution",)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
+
+from resd.types import Completion
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,6 @@ class Sampling:
     seed: int
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One completion.
-
-    Attributes:
-        token_ids: with the end token, if it was reached.
-        text: decoded without special tokens.
-        finish_reason: "stop", or "length" if the limit cut it off.
-        log_probs: of each token under the sampler; None if the sampler shares the trainer's
-            weights, so that the trainer's own are as good.
-    """
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: Literal["stop", "length"]
-    log_probs: tuple[float, ...] | None = None
-
-
 class Engine(Protocol):
     """Generates with the current weights."""
 
@@ -54,3 +38,14 @@ class Engine(Protocol):
     def sync(self, model: torch.nn.Module) -> None:
         """Take over the weights of a model."""
         ...
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, T] and attention mask [B, T], padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(list(row), dtype=torch.long)
+        mask[i, width - len(row) :] = 1
+    return ids, mask

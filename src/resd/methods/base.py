@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,54 +11,8 @@ import torch
 
 from resd.context import PromptBuilder
 from resd.distill import Aggregation
-from resd.engines import Completion
-from resd.model import Responses
-from resd.tasks.base import ChatMessage, Example, Outcome
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A scored response.
-
-    Attributes:
-        outcome: None if the environment failed on it; such a rollout teaches nothing.
-    """
-
-    example: Example
-    prompt_ids: tuple[int, ...]
-    completion: Completion
-    outcome: Outcome | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every test case passed."""
-        return self.outcome is not None and self.outcome.passed
-
-    @property
-    def evidence(self) -> str:
-        """Names this trial: the same response to the same example is the same evidence."""
-        digest = hashlib.blake2b(self.completion.text.encode("utf-8", "replace"), digest_size=6)
-        return f"{self.example.id}/{digest.hexdigest()}"
-
-
-@dataclass
-class TrainingSample:
-    """One response that teaches.
-
-    Attributes:
-        teacher_ids: the teacher's prompt (distillation); empty for policy gradients.
-        weight: of this sample in the loss.
-        advantage: for policy gradients.
-        old_log_probs [R]: of the response's tokens under the policy that drew them; filled by
-            the first forward pass where the engine did not give them.
-    """
-
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    teacher_ids: tuple[int, ...] = ()
-    weight: float = 1.0
-    advantage: float = 0.0
-    old_log_probs: torch.Tensor | None = None
+from resd.models.batch import Responses
+from resd.types import ChatMessage, Rollout, TrainingSample
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,9 @@ from resd.distill import (
     make_teacher,
     success_rate_weights,
 )
-from resd.methods.base import (
-    MicroBatch,
-    Rollout,
-    Services,
-    StepReport,
-    TrainingSample,
-    messages_or_count,
-)
-from resd.model import response_logits
+from resd.methods.base import MicroBatch, Services, StepReport, messages_or_count
+from resd.models.batch import response_logits
+from resd.types import Rollout, TrainingSample
 
 
 class Distillation:

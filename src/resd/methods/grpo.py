@@ -9,7 +9,8 @@ import torch
 
 from resd.config import GrpoConfig
 from resd.distill import Aggregation, clipped_policy_loss, group_advantages
-from resd.methods.base import MicroBatch, Rollout, Services, StepReport, TrainingSample
+from resd.methods.base import MicroBatch, Services, StepReport
+from resd.types import Rollout, TrainingSample
 
 
 class Grpo:

@@ -16,8 +16,9 @@ from resd.context import (
     parse_success_tags,
 )
 from resd.context.playbook import Operation
-from resd.methods.base import Rollout, Services, StepReport, messages_or_count
+from resd.methods.base import Services, StepReport, messages_or_count
 from resd.methods.distillation import Distillation
+from resd.types import Rollout
 
 
 class Resd(Distillation):

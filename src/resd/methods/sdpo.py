@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from resd.context import Sections
-from resd.methods.base import Rollout
 from resd.methods.distillation import Distillation
+from resd.types import Rollout
 
 
 class Sdpo(Distillation):

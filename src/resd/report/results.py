@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from resd.compare.plan import Run
+from resd.compare.variants import Variant
 from resd.errors import UserError
-from resd.report.plan import Run
-from resd.report.variants import Variant
 from resd.runs import read_metrics
 
 THRESHOLD = 0.5

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resd import __version__
-from resd.report.plan import Run
+from resd.compare.plan import Run
 from resd.report.results import THRESHOLD, RunResult, Summary
 
 _NONE = "-"

@@ -1,64 +1,16 @@
-"""The seam between a task and the trainer: `Environment`, `Example`, `Outcome`.
+"""The seam between a task and the trainer: `Environment`.
 
 Nothing here imports torch, so that an environment can be written and tested in milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-Split = Literal["train", "test"]
+from resd.types import ChatMessage, Example, Outcome, Split
 
-
-class ChatMessage(TypedDict):
-    """One message of a prompt: `role` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """One problem.
-
-    Attributes:
-        id: unique within its split; the solution buffer and all statistics go by it.
-        prompt: the chat messages that the student sees; the last one is the user's.
-        data: whatever `Environment.evaluate` needs; never shown to the model.
-    """
-
-    id: str
-    prompt: Sequence[ChatMessage]
-    data: Any = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the environment says of one response.
-
-    Attributes:
-        reward: finite number, 1.0 for a right response (paper: R, binary).
-        passed: True only if every test case passes.
-        feedback: what went wrong, in words (paper: c). Empty means "nothing to say".
-        cases_passed: test cases that pass, 0 <= cases_passed <= cases.
-        cases: test cases in all, at least 1.
-        metrics: further numbers, averaged into the metrics of the step.
-    """
-
-    reward: float
-    passed: bool
-    feedback: str = ""
-    cases_passed: int | None = None
-    cases: int = 1
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def case_fraction(self) -> float:
-        """Fraction of the test cases that pass, between 0 and 1."""
-        passed = self.cases_passed if self.cases_passed is not None else self.cases * self.passed
-        return passed / self.cases
+__all__ = ["ChatMessage", "Environment", "Example", "Outcome", "Split"]
 
 
 @runtime_checkable

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from resd.tasks.answers import last_code_block
-from resd.tasks.base import Environment, Example, Outcome
+from resd.tasks.base import Environment
 from resd.tasks.hostile import hostile_responses, near_misses
 from resd.tasks.registry import describe_error, load_environment, load_examples
 from resd.tasks.scoring import Scores, score
 from resd.text import approximate_tokens, holds_phrase
+from resd.types import Example, Outcome
 
 State = Literal["ok", "warn", "fail"]
 CountTokens = Callable[[Example], int]

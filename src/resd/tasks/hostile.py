@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resd.tasks.base import Example
+from resd.types import Example
 
 _HOSTILE_PYTHON = """import os, sys
 class Pass(float):

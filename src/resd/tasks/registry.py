@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from resd.errors import UserError
-from resd.tasks.base import Environment, Example, Split
+from resd.tasks.base import Environment
+from resd.types import Example, Split
 
 # Name and place of the class; imported when asked for.
 BUILT_IN = {

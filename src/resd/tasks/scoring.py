@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from resd.tasks.base import Environment, Example, Outcome
+from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
+from resd.types import Example, Outcome
 
 
 @dataclass

@@ -12,7 +12,7 @@ from resd.errors import UserError
 from resd.tasks.adapters.gym_feedback import describe, quoted, without_secret
 from resd.tasks.adapters.gym_process import GymProcess, Item
 from resd.tasks.answers import final_text
-from resd.tasks.base import Example, Outcome, Split
+from resd.types import Example, Outcome, Split
 
 INSTRUCTION = (
     "Solve the problem below. Think it through, then give the final answer, and nothing else, "

@@ -13,11 +13,11 @@ import numpy as np
 from resd.errors import UserError
 from resd.sandbox import Kind, Limits, make_sandbox
 from resd.tasks.answers import NO_CODE_BLOCK, last_code_block
-from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.bouncing import feedback
 from resd.tasks.bouncing.prompt import FUNCTION, TOLERANCE, prompt_text
 from resd.tasks.bouncing.scenes import LEVELS, TIMES, make_scene
 from resd.tasks.bouncing.simulator import Array, Event, Leg, positions_at, trajectory
+from resd.types import Example, Outcome, Split
 
 _LIMITS = Limits(seconds=20.0, cpu_seconds=2, memory_mb=512)
 _WORST = 1e6  # units: a mean error beyond that is reported as that

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resd.errors import UserError
-from resd.tasks.base import Split
+from resd.types import Split
 
 HOW_TO_GET = (
     'a row is {"context": the prompt, "target": "Tag1,Tag2,Tag3,Tag4"}; the ACE project (arXiv '

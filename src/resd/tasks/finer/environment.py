@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from resd.errors import UserError
-from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.finer.data import HOW_TO_GET, Row, load_rows
 from resd.tasks.finer.grading import Answer, count_passed, matches, quoted, read_answer
+from resd.types import Example, Outcome, Split
 
 _SHOWN = 6  # questions that feedback names
 

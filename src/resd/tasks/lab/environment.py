@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.lab.dialect import DEVICES, LEVELS, ROOMS, Dialect, score_facts
 from resd.tasks.lab.interpreter import Request, interpret
+from resd.types import Example, Outcome, Split
 
 
 class LabEnvironment:

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 from resd.errors import UserError
 from resd.tasks.answers import NO_CODE_BLOCK, last_code_block
-from resd.tasks.base import Example, Outcome, Split
 from resd.tasks.manufactoria import feedback
 from resd.tasks.manufactoria.automata import PaintsError, counterexample, program
 from resd.tasks.manufactoria.cases import exhaustive_length, search_tapes, test_tapes
@@ -16,6 +15,7 @@ from resd.tasks.manufactoria.families import ACCEPTORS, FAMILIES, HAS, Problem, 
 from resd.tasks.manufactoria.machine import run
 from resd.tasks.manufactoria.parser import PAINTERS, Factory, ParseError, parse
 from resd.tasks.manufactoria.prompt import prompt_text
+from resd.types import Example, Outcome, Split
 
 Grading = Literal["exact", "cases"]
 _TRAIN_SHARE = 0.85

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from resd import Example, Outcome
 from resd.tasks.answers import final_text
-from resd.tasks.base import Split
+from resd.types import Split
 
 JOBS = ("backup", "cleanup", "report", "sync")
 HOSTS = ("web", "mail", "files", "build", "cache")

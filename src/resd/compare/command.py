@@ -19,13 +19,13 @@ from typing import Any
 
 from rich.console import Console
 
+from resd.compare.plan import Command, Run, State, make_runs, train_command, with_file_kept
+from resd.compare.progress import make_comparison_view
+from resd.compare.runner import run_all
+from resd.compare.variants import Variant, parse_seeds, parse_variants
 from resd.errors import UserError
-from resd.report.plan import Command, Run, State, make_runs, train_command, with_file_kept
-from resd.report.progress import make_comparison_view
 from resd.report.results import Summary, summarise
-from resd.report.runner import run_all
 from resd.report.table import as_json, failure_lines, markdown_table, notes, rich_table, title
-from resd.report.variants import Variant, parse_seeds, parse_variants
 from resd.runs import atomic
 
 __all__ = ["Variant", "compare", "parse_seeds", "parse_variants"]

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from resd.config import preset_names, set_dotted
 from resd.errors import UserError
-from resd.tasks.base import Example
 from resd.tasks.check import Check, run_checks
 from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
 from resd.tasks.starter import write_starter
+from resd.types import Example
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -101,7 +101,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _counter(model: str) -> Callable[[Example], int]:
-    from resd.model import ChatFormat, load_tokenizer
+    from resd.models.chat import ChatFormat
+    from resd.models.load import load_tokenizer
 
     chat = ChatFormat(load_tokenizer(model), True)
     return lambda example: len(chat.encode(example.prompt))

@@ -19,18 +19,19 @@ from resd.context import (
 )
 from resd.context.templates import NAMES as TEMPLATE_NAMES
 from resd.errors import UserError
-from resd.model import (
-    ChatFormat,
+from resd.models.chat import ChatFormat
+from resd.models.load import (
     load_tokenizer,
     pad_token_id,
     pick_device,
     read_context_length,
     read_vocabulary_size,
 )
-from resd.tasks.base import Environment, Example
+from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error, load_environment, load_examples
 from resd.tasks.scoring import score
 from resd.text import scrubber
+from resd.types import Example
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from resd.config import TrainConfig
 from resd.runs.seeds import derive
-from resd.tasks.base import Example
+from resd.types import Example
 
 
 class Stream:

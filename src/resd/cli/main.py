@@ -7,18 +7,14 @@ import errno
 import json
 import os
 import sys
-import typing
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
-from rich.console import Console
-
-from resd import __version__, task_commands
-from resd.config import METHODS, RunConfig, load_config
+from resd import __version__
+from resd.cli import lab, tasks
+from resd.cli.settings import print_settings
+from resd.config import load_config
 from resd.context import TemplateError
 from resd.errors import UserError
 
@@ -79,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     _eval_arguments(commands.add_parser("eval", help="evaluate a run's model, or any model"))
     _compare_arguments(commands.add_parser("compare", help="several methods and seeds, one table"))
     _playbook_arguments(commands.add_parser("playbook", help="look at a run's playbook"))
-    tasks = commands.add_parser(
+    listed = commands.add_parser(
         "tasks", help="list tasks and presets, check a task, start your own"
     )
-    task_commands.add_arguments(tasks)
-    _lab_arguments(commands.add_parser("lab", help="the lab's base model"))
+    tasks.add_arguments(listed)
+    lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     return parser
 
 
@@ -92,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
-        _print_settings()
+        print_settings()
         return 0
     file, resume, overrides = _split(arguments)
     if resume is not None:
@@ -158,79 +154,6 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _print_settings() -> None:
-    """Every setting with its default and meaning."""
-    console = Console()
-    console.print("usage: resd train [CONFIG.toml] [--key.sub value ...]\n", markup=False)
-    console.print("       resd train --resume RUN\n", markup=False)
-    console.print(
-        "With no argument it trains the lab's default, preset 'lab'. Settings stand in a preset, "
-        "in a TOML file, or on the command line; a later one wins. 'none' stands for no value. "
-        "Defaults are the paper's.\n",
-        markup=False,
-    )
-    for key, default, meaning in settings(RunConfig):
-        console.print(f"  --{key}", style="bold", markup=False, end="")
-        console.print(f"  {default}", style="cyan", markup=False, highlight=False)
-        console.print(f"      {meaning}", markup=False, highlight=False)
-
-
-def settings(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Key, default and meaning of every setting, methods with their own keys."""
-    rows: list[tuple[str, str, str]] = []
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        if key == "method":
-            rows.append(("method.name", "resd", f"the method: {', '.join(METHODS)}"))
-            for method, config in METHODS.items():
-                own = settings(config, "method.")
-                rows += [(k, d, f"({method}) {m}") for k, d, m in own if k != "method.name"]
-            continue
-        part = _sub_model(field.annotation)
-        if part is not None:
-            if part is not field.annotation:
-                rows.append((key, "none", f"{field.description}; set any of its keys:"))
-            rows += settings(part, f"{key}.")
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else _shown(default)
-        rows.append((key, shown, f"{field.description or ''}{_choices(field.annotation)}"))
-    return _merged(rows)
-
-
-def _merged(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Settings that several methods share with one default stand once."""
-    merged: dict[tuple[str, str, str], list[str]] = {}
-    for key, default, meaning in rows:
-        method, text = "", meaning
-        if meaning.startswith("(") and ") " in meaning and key.startswith("method."):
-            method, _, text = meaning[1:].partition(") ")
-        merged.setdefault((key, default, text), []).append(method)
-    return [
-        (key, default, f"({', '.join(methods)}) {text}" if methods[0] else text)
-        for (key, default, text), methods in merged.items()
-    ]
-
-
-def _sub_model(annotation: Any) -> type[BaseModel] | None:
-    options = [annotation, *typing.get_args(annotation)]
-    return next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
-
-
-def _choices(annotation: Any) -> str:
-    options = [annotation, *typing.get_args(annotation)]
-    literal = next((a for a in options if typing.get_origin(a) is Literal), None)
-    return f" [{' | '.join(map(str, typing.get_args(literal)))}]" if literal else ""
-
-
-def _shown(default: Any) -> str:
-    if default is None:
-        return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
-    return json.dumps(default) if isinstance(default, list | dict | tuple) else str(default) or '""'
-
-
 # -- the other commands --------------------------------------------------------------------------
 
 
@@ -246,7 +169,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     from resd.api import evaluate_model
-    from resd.view import describe
+    from resd.loop.view import describe
 
     result = evaluate_model(
         options.model, options.which, options.task, options.samples, options.seed
@@ -279,7 +202,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from resd.report.compare import compare, parse_seeds, parse_variants
+    from resd.compare.command import compare, parse_seeds, parse_variants
 
     shared = [_assignment(text) for text in options.set]
     variants = parse_variants(options.methods, options.variant, _assignment)
@@ -312,51 +235,3 @@ def _playbook_show(options: argparse.Namespace) -> int:
         raise UserError(f"{options.run_directory} has no playbook (yet): only resd keeps one")
     print(file.read_text(encoding="utf-8"), end="")
     return 0
-
-
-def _lab_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    pretrain = actions.add_parser("pretrain", help="remake the base model (about an hour)")
-    pretrain.add_argument("--output", type=Path, required=True, help="directory for the model")
-    pretrain.add_argument(
-        "--steps", type=int, default=None, help="most batches a stage; default: all"
-    )
-    pretrain.add_argument("--seed", type=int, default=0, help="of tokenizer and weights")
-    pretrain.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
-    pretrain.set_defaults(run=_lab_pretrain)
-    gates = actions.add_parser("gates", help="measure the gates of a base model")
-    gates.add_argument("model", nargs="?", default="lab", help="directory; default: as shipped")
-    gates.add_argument("--number", type=int, default=1000, help="prompts per gate")
-    gates.set_defaults(run=_lab_gates)
-
-
-def _lab_pretrain(options: argparse.Namespace) -> int:
-    from resd.tasks.lab.pretrain import PretrainConfig, pretrain
-
-    config = PretrainConfig(seed=options.seed, threads=options.threads)
-    if options.steps is not None:
-        config.stages = tuple(
-            replace(stage, stop=min(stage.stop, options.steps)) for stage in config.stages
-        )
-    if options.output.is_dir() and any(options.output.iterdir()):
-        raise UserError(f"output directory {options.output} is not empty")
-    pretrain(options.output, config)
-    return 0
-
-
-def _lab_gates(options: argparse.Namespace) -> int:
-    from resd.config import ModelConfig
-    from resd.model import load_model, load_tokenizer
-    from resd.tasks.lab.gates import describe_gates
-    from resd.tasks.lab.pretrain import final_gates
-
-    tokenizer = load_tokenizer(options.model)
-    model = load_model(ModelConfig(path=options.model))
-    gates = final_gates(model, tokenizer, options.number)
-    text, passed = describe_gates(gates)
-    print(text)
-    return 0 if passed else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

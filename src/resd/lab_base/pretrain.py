@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from resd.tasks.lab.corpus import Corpus, Segments, lab_templates, vocabulary
-from resd.tasks.lab.gates import measure_gates, success_without_context
-from resd.tasks.lab.tokenizer import END, train_tokenizer, turn
+from resd.lab_base.corpus import Corpus, Segments, lab_templates, vocabulary
+from resd.lab_base.gates import measure_gates, success_without_context
+from resd.lab_base.tokenizer import END, train_tokenizer, turn
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from resd.compare.variants import Variant, check_seeds, check_variants
 from resd.config import RunConfig, load_config, read_toml
 from resd.errors import UserError
-from resd.report.variants import Variant, check_seeds, check_variants
 from resd.runs import atomic, read_config
 from resd.runs.directory import is_new
 

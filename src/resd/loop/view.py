@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resd.config import RunConfig
-from resd.evaluation import Baseline, Evaluation
+from resd.loop.evaluate import Baseline, Evaluation
 
 
 class RunView(Protocol):

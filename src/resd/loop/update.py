@@ -12,9 +12,10 @@ from accelerate import Accelerator
 
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
-from resd.methods.base import Method, MicroBatch, StepReport, TrainingSample
-from resd.model import align, response_logits
+from resd.methods.base import Method, MicroBatch, StepReport
+from resd.models.batch import align, response_logits
 from resd.runs.seeds import derive
+from resd.types import TrainingSample
 
 
 class PolicyUpdate:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from resd.context.curation import parse_curation
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection, parse_reflection
-from resd.tasks.lab.corpus import (
+from resd.lab_base.corpus import (
     HELD_OUT,
     Corpus,
     curation_target,
@@ -17,9 +17,9 @@ from resd.tasks.lab.corpus import (
     question,
     reflection_target,
 )
+from resd.lab_base.tokenizer import turn
 from resd.tasks.lab.dialect import Dialect
 from resd.tasks.lab.interpreter import Finding, Request, interpret, slot_of
-from resd.tasks.lab.tokenizer import turn
 
 THRESHOLDS = {
     "complete_playbook": 0.95,

@@ -9,10 +9,11 @@ from typing import Any
 from resd.config import EvalConfig, RolloutConfig
 from resd.engines import Engine, Sampling
 from resd.errors import UserError
-from resd.model import ChatFormat
-from resd.tasks.base import Environment, Example, Outcome
+from resd.models.chat import ChatFormat
+from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
 from resd.tasks.scoring import score
+from resd.types import Example, Outcome
 
 
 @dataclass(frozen=True)

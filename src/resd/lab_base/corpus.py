@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
@@ -30,6 +29,7 @@ from resd.tasks.lab.dialect import (
     Dialect,
     contradicts,
 )
+from resd.tasks.lab.environment import LabEnvironment
 from resd.tasks.lab.interpreter import Finding, Request, interpret
 
 HELD_OUT = 1000
@@ -377,7 +377,7 @@ def solution(dialect: Dialect, requests: Sequence[Request]) -> str:
 
 def lab_templates() -> Templates:
     """The lab's own templates."""
-    return Templates([Path(__file__).parent / "templates"])
+    return Templates([LabEnvironment.templates])
 
 
 def vocabulary() -> list[str]:

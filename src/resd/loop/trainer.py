@@ -16,21 +16,21 @@ from accelerate import Accelerator
 from resd.config import RunConfig
 from resd.engines import HFEngine, Sampling
 from resd.errors import UserError
-from resd.evaluation import Evaluation, evaluate, evaluate_baselines
+from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
+from resd.loop.setup import Setup
+from resd.loop.stream import Stream
+from resd.loop.update import PolicyUpdate
+from resd.loop.view import RunView
 from resd.methods import Resd, make_method
-from resd.methods.base import Rollout, Services, StepReport
-from resd.model import load_model, load_weights, save_model
-from resd.playbook_view import playbook_markdown
+from resd.methods.base import Services, StepReport
+from resd.models.load import load_model, load_weights, save_model
+from resd.report.playbook import playbook_markdown
 from resd.runs import RunDirectory, atomic
 from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, random_state, seed_everything, set_random_state
-from resd.setup import Setup
-from resd.stream import Stream
-from resd.tasks.base import Example
 from resd.tasks.registry import describe_error
 from resd.tasks.scoring import score
-from resd.update import PolicyUpdate
-from resd.view import RunView
+from resd.types import Example, Rollout
 
 
 class Trainer:

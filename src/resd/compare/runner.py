@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resd.compare.plan import Command, Run, State
+from resd.compare.progress import ComparisonView
 from resd.errors import UserError
-from resd.report.plan import Command, Run, State
-from resd.report.progress import ComparisonView
 from resd.report.results import read_result
 
 _POLL = 0.05

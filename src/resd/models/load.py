@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +18,11 @@ from transformers import (
 from resd.config import LoraConfig, ModelConfig
 from resd.engines.hf import pad_token_id as pad_token_id
 from resd.errors import UserError
-from resd.smol import smol_directory
-from resd.tasks.base import ChatMessage
+from resd.models.smol import smol_directory
 
 transformers.utils.logging.disable_progress_bar()
 
-LAB_MODEL = Path(__file__).parent / "tasks" / "lab" / "model"
+LAB_MODEL = Path(__file__).parents[1] / "tasks" / "lab" / "model"
 _SMALL = 50_000_000
 
 
@@ -207,101 +203,6 @@ def read_vocabulary_size(config: ModelConfig) -> int | None:
     """Rows of the token embedding without loading the weights; None if the config is silent."""
     text = AutoConfig.from_pretrained(model_path(config.path)).get_text_config()
     return getattr(text, "vocab_size", None)
-
-
-class ChatFormat:
-    """Turns chat messages into token ids with the tokenizer's own chat template.
-
-    Args:
-        tokenizer: the student's.
-        thinking: passed to the template as `enable_thinking`.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, thinking: bool = True) -> None:
-        self.tokenizer = tokenizer
-        self._thinking = thinking
-
-    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of a prompt, with the assistant header."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": m["role"], "content": m["content"]} for m in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=self._thinking,
-        )
-        # The template writes the special tokens itself.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def count(self, messages: Sequence[ChatMessage]) -> int:
-        """Tokens of a prompt."""
-        return len(self.encode(messages))
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Right-aligned responses of a micro-batch.
-
-    Attributes:
-        token_ids [B, R]: the responses, padded on the left.
-        mask [B, R]: which of them are tokens.
-    """
-
-    token_ids: torch.Tensor
-    mask: torch.Tensor
-
-
-def align(responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Responses:
-    """Responses padded on the left to a common length R."""
-    ids, mask = left_pad(responses, pad_id)
-    return Responses(ids.to(device), mask.bool().to(device))
-
-
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [B, T] and attention mask [B, T], padded on the left."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(list(row), dtype=torch.long)
-        mask[i, width - len(row) :] = 1
-    return ids, mask
-
-
-def response_logits(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    pad_id: int,
-) -> torch.Tensor:
-    """Logits [B, R, V] that predict each response token, right-aligned as by `align`.
-
-    The whole sequence is padded on the left, so the responses end at one column and the model
-    makes logits for the last R + 1 positions alone.
-    """
-    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    ids, mask = left_pad(rows, pad_id)
-    device = next(model.parameters()).device
-    ids, mask = ids.to(device), mask.to(device)
-    keep = max(map(len, responses)) + 1
-    extra = {"logits_to_keep": keep} if _keeps_logits(model) else {}
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        use_cache=False,
-        **extra,
-    )
-    logits: torch.Tensor = output.logits
-    return logits[:, -keep:-1]
-
-
-def _keeps_logits(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 def _dtype(name: str) -> Any:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from resd.report.plan import Run
+from resd.compare.plan import Run
 from resd.report.results import RunResult, newest
 
 

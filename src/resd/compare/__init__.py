@@ -1,0 +1,1 @@
+"""resd compare: several methods and seeds, one table."""

@@ -1,0 +1,46 @@
+"""A run's configuration: what there is to set (`run`), and where it comes from (`load`)."""
+
+from resd.config.load import load_config, merge, preset_names, read_toml, set_dotted, validate
+from resd.config.run import (
+    METHODS,
+    CheckpointConfig,
+    DistillConfig,
+    EvalConfig,
+    GrpoConfig,
+    LoraConfig,
+    MethodConfig,
+    ModelConfig,
+    Part,
+    ResdConfig,
+    RolloutConfig,
+    RunConfig,
+    SdpoConfig,
+    SdpoSsConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "METHODS",
+    "CheckpointConfig",
+    "DistillConfig",
+    "EvalConfig",
+    "GrpoConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "Part",
+    "ResdConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SdpoConfig",
+    "SdpoSsConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "load_config",
+    "merge",
+    "preset_names",
+    "read_toml",
+    "set_dotted",
+    "validate",
+]

@@ -1,0 +1,164 @@
+"""Where a configuration comes from: defaults, preset, file, command line; errors of one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from resd.config.run import METHODS, ResdConfig, RunConfig
+from resd.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def preset_names() -> list[str]:
+    """Names of the built-in presets."""
+    folder = resources.files("resd") / "presets"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"config file {path} is not valid TOML: {error}") from None
+
+
+def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
+    """Defaults, then preset, then file, then dotted overrides.
+
+    Without a file and with the lab as task, the preset is `lab`. A preset's `[by_method.NAME]`
+    tables hold what was tuned for one method.
+
+    Raises:
+        UserError: one line that names the key, what is wrong with it, and where it came from.
+    """
+    user = read_toml(file) if file else {}
+    for key, value in overrides:
+        set_dotted(user, key, value)
+    preset = user.get("preset")
+    if preset is None and file is None and user.get("task", "lab") == "lab":
+        preset = user["preset"] = "lab"
+    base = _preset(preset, user) if preset is not None else {}
+    places = [f"in {file}"] if file else []
+    places += ["on the command line"] if overrides else []
+    return validate(merge(base, user), " or ".join(places) or "in the preset")
+
+
+def validate(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Make a RunConfig of plain values, or a UserError of one line.
+
+    TOML has no null: the text "none" stands for it, as on the command line.
+    """
+    plain = _with_nulls(values)
+    method = plain.setdefault("method", {})
+    if not isinstance(method, dict):
+        raise UserError(f"method {where} is a table: write --method.name {method}")
+    method.setdefault("name", "resd")
+    try:
+        config = RunConfig.model_validate(plain)
+    except ValidationError as error:
+        raise UserError(_describe(error, where)) from None
+    if not config.model.path:
+        raise UserError(
+            "model.path is not set: name the student, for example --model.path Qwen/Qwen3-0.6B "
+            "(or --preset lab for the lab's base model)"
+        )
+    return config
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(item) for item in value]
+    return None if value == "none" else value
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries.
+
+    Raises:
+        UserError: a part of the key on the way holds a value of its own.
+    """
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--{key}: {part} is a value, not a table")
+    values[last] = value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries merged; `over` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
+    if name not in preset_names():
+        known = ", ".join(preset_names())
+        raise UserError(f"there is no preset {name!r}; the presets are: {known}")
+    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    base = tomllib.loads(text)
+    tuned = base.pop("by_method", {})
+    user_method = user.get("method", {})
+    named = user_method.get("name") if isinstance(user_method, dict) else None
+    method = named or base.get("method", {}).get("name", "resd")
+    if method != base.get("method", {}).get("name", "resd"):
+        base["method"] = {"name": method}
+    return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
+
+
+def _describe(error: ValidationError, where: str) -> str:
+    """The first mistake in one line."""
+    first = error.errors()[0]
+    # The discriminator's value is no part of the user's key.
+    loc = [str(part) for part in first["loc"]]
+    path = loc[:1] + loc[2:] if loc[:1] == ["method"] and len(loc) > 1 else loc
+    key = ".".join(path)
+    more = len(error.errors()) - 1
+    tail = f" (and {more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], first["loc"])
+        return f"unknown key {key} {where}; known here: {known}{tail}"
+    if first["type"] == "union_tag_invalid":
+        return f"unknown method {first['input'].get('name')!r} {where}; known: {', '.join(METHODS)}"
+    value = first.get("input")
+    shown = f", found {value!r}"[:100] if not isinstance(value, dict) else ""
+    return f"{key} {where}: {first['msg']}{shown}{tail}"
+
+
+def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> str:
+    part: Any = RunConfig
+    for name in path:
+        if name == "method":
+            tag = next((METHODS[p] for p in loc if p in METHODS), ResdConfig)
+            part = tag
+            continue
+        annotation = part.model_fields[name].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        part = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), part)
+    return ", ".join(part.model_fields)

@@ -1,0 +1,1 @@
+"""How the lab's base model was made."""

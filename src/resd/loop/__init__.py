@@ -1,0 +1,1 @@
+"""The loop: one run, from stream to checkpoint."""

@@ -1,0 +1,1 @@
+"""The student's files: loading, saving, chat format, batches."""
