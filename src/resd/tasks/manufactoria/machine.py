@@ -81,3 +81,12 @@ def run(
     if current == NONE:
         return Verdict(False, left, "none")
     return Verdict(False, left, "loop" if current in factory.nodes else "unknown_node")
+
+
+def decisive_visits(factory: Factory, tape: str) -> int:
+    """A limit of visits that only an endless loop reaches, where no painter is on the way.
+
+    Between two colours that are removed no node can come twice. At most 100,000, which no program
+    that a model writes comes near.
+    """
+    return min((len(tape) + 1) * (len(factory.nodes) + 1), 100_000)
