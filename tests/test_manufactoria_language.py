@@ -1,4 +1,4 @@
-"""The language of Manufactoria: the released parser's rules, the machine, and what is said of both."""
+"""The language of Manufactoria: the released parser's rules, the machine, prompt and trace."""
 
 from __future__ import annotations
 
