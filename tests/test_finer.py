@@ -244,6 +244,20 @@ def test_reading(tmp_path: Path, world: FinerEnvironment) -> None:
     }
 
 
+def test_the_trivial_strategies(tmp_path: Path) -> None:
+    common = ("Revenues", "SharePrice", "SharePrice", "Revenues")
+    train = [row(common, f"case {i}") for i in range(3)] + [row(("Depreciation",), "one")]
+    world = FinerEnvironment(
+        str(write(tmp_path / "train.jsonl", train)), str(write(tmp_path / "test.jsonl", [row()]))
+    )
+    (example,) = world.examples("test")
+    answers = {name: answer(example) for name, answer in world.baselines().items()}
+    assert answers == {
+        "commonest tag": ",".join(["Revenues"] * 4),
+        "same entity in training": ",".join(common),
+    }
+
+
 def test_overlap_of_the_splits_is_noted(tmp_path: Path, world: FinerEnvironment) -> None:
     assert list(world.notes) == []
     file = write(tmp_path / "data.jsonl", [row(), row(note="more")])

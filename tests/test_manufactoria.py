@@ -226,8 +226,19 @@ def test_gold_passes_and_trivial_programs_do_not(family: str, grading: str) -> N
     for one in environment.examples("test")[:12]:
         outcome = environment.evaluate(one, environment.gold(one))
         assert outcome.passed, outcome.feedback
+        tapes = len(tapes_of(one.data))
+        assert outcome.cases_passed == outcome.cases == tapes + (grading == "exact")
         for answer in environment.baselines().values():
             assert not environment.evaluate(one, answer(one)).passed
+
+
+def test_a_failure_still_counts_the_tapes_that_are_right() -> None:
+    for grading, cases in (("exact", 21), ("cases", 20)):
+        environment = ManufactoriaEnvironment(grading=grading)  # type: ignore[arg-type]
+        one = environment.examples("test")[0]
+        outcome = environment.evaluate(one, environment.baselines()["reject all"](one))
+        assert (outcome.reward, outcome.cases_passed, outcome.cases) == (0.0, 10, cases)
+        assert outcome.feedback.endswith("\n10 of 20 test tapes are right.")
 
 
 @pytest.mark.parametrize("family", HAS)
@@ -243,6 +254,16 @@ def test_a_writer_that_is_wrong_on_long_tapes_only() -> None:
     wrong = "START start:\n    NEXT a\nPAINTER_RED a:\n    NEXT end\nEND end"
     outcome = environment.evaluate(example(problem), fenced(wrong))
     assert "and leave" in outcome.feedback
+
+
+def test_a_writer_must_accept_too() -> None:
+    environment = ManufactoriaEnvironment(list(WRITERS), "cases")
+    one = example(problems("append_sequence")[0])  # R
+    source = "START start:\n    NEXT a\nPAINTER_RED a:\n    NEXT {}\nEND end"
+    assert environment.evaluate(one, fenced(source.format("end"))).passed
+    outcome = environment.evaluate(one, fenced(source.format("NONE")))
+    assert (outcome.passed, outcome.cases_passed) == (False, 0)
+    assert "a, with the tape empty, takes its route NEXT to NONE" in outcome.feedback
 
 
 def test_feedback_shows_the_shortest_tape_and_the_way() -> None:

@@ -86,6 +86,7 @@ ERRORS = [
     (f"{HEAD}END end\nPAINTER_RED a:", 4, "PAINTER_RED a without NEXT"),
     ("START start:\n    NEXT a\n    NEXT b\nEND end", 3, "exactly one NEXT"),
     ("START start:\n    NEXT: end\nEND end", 2, "NEXT NODE below START"),
+    ("START start:\n    NEXTend\nEND end", 2, "NEXT NODE below START"),
     (f"{TRIVIAL}    END end", 3, "NEXT NODE below START"),
     ("    NEXT a\nEND end", 1, "a node above it"),
     (f"{TRIVIAL}END end\n    NEXT end", 4, "a node above it"),

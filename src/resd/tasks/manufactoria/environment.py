@@ -117,7 +117,7 @@ class ManufactoriaEnvironment:
 
 
 def _failed(text: str, right: int, cases: int) -> Outcome:
-    return Outcome(0.0, False, text, cases_passed=min(right, cases - 1), cases=cases)
+    return Outcome(0.0, False, text, cases_passed=right, cases=cases)
 
 
 def _first_wrong(problem: Problem, factory: Factory, tapes: Iterable[str]) -> str | None:
