@@ -19,7 +19,7 @@ from resd.tasks.bouncing import BouncingEnvironment, simulate
 from resd.tasks.bouncing.scenes import TIMES, make_scene
 from resd.tasks.manufactoria import ManufactoriaEnvironment, parse, run
 
-LOOP = "START s:\n    NEXT a\nPULLER_RB a:\n    [R] a\n    [EMPTY] a\nEND end"
+LOOP = "START start:\n    NEXT a\nPULLER_RB a:\n    [R] a\n    [EMPTY] a\nEND end"
 SOURCE = "def f(x):\n    return x"
 
 

@@ -1,4 +1,4 @@
-"""FiNER: reading its files, strict grading, and feedback that gives nothing away."""
+"""FiNER: reading its files, strict grading, and feedback that gives away what it is asked to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resd.config import load_config
 from resd.errors import UserError
 from resd.tasks.check import run_checks
 from resd.tasks.finer import FinerEnvironment
@@ -50,14 +51,14 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def made(directory: Path, *, show_gold: bool = False) -> FinerEnvironment:
+def made(directory: Path, **arguments: Any) -> FinerEnvironment:
     others = [tuple(OPTIONS[(i + k) % 6] for k in range(4)) for i in range(6)]
     write(
         directory / "train.jsonl",
         [row(), *(row(gold, f"case {i}") for i, gold in enumerate(others))],
     )
     write(directory / "test.jsonl", [row(gold, "test") for gold in others])
-    return FinerEnvironment(str(directory), show_gold=show_gold)
+    return FinerEnvironment(str(directory), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_what_passes(name: str, world: FinerEnvironment, example: Example) -> No
 def test_what_fails(name: str, world: FinerEnvironment, example: Example) -> None:
     response, passed = FAILS[name]
     outcome = world.evaluate(example, response)
-    assert (outcome.reward, outcome.passed, outcome.cases_passed) == (0.0, False, passed)
+    assert (outcome.reward, outcome.passed, outcome.cases_passed) == (passed / 4, False, passed)
     assert outcome.feedback
     assert not leaks(outcome.feedback, response, example)
 
@@ -154,16 +155,41 @@ def test_feedback_says_what_is_wrong_with_each(world: FinerEnvironment, example:
     assert "never closed" in world.evaluate(example, "<think>hm").feedback
 
 
-def test_gold_is_shown_only_if_asked_for(tmp_path: Path) -> None:
+def test_the_gold_tag_stands_beside_each_wrong_one_if_asked_for(tmp_path: Path) -> None:
     shown = made(tmp_path, show_gold=True)
     first = shown.examples("train")[0]
-    feedback = shown.evaluate(first, "SharePrice,SharePrice,Revenues,SharePrice").feedback
     assert shown.reveals_gold
-    assert (
-        "2. entity \"20\": 'SharePrice' is wrong; the right tag is DebtInstrumentTerm" in feedback
-    )
-    assert "the right tag is Revenues" not in feedback  # it was right
-    assert "the right tag is Goodwill" in shown.evaluate(first, "").feedback
+    assert shown.evaluate(first, "SharePrice,SharePrice,Revenues").feedback.split("\n")[1:] == [
+        "1. entity \"10\": 'SharePrice' is wrong; the right tag is Goodwill",
+        "2. entity \"20\": 'SharePrice' is wrong; the right tag is DebtInstrumentTerm",
+        '3. entity "30": right',
+        '4. entity "40": no tag; the right tag is Goodwill',
+    ]
+    assert shown.evaluate(first, "").feedback.count("the right tag is ") == 4
+    assert shown.evaluate(first, RIGHT).feedback == ""
+    assert not made(tmp_path).reveals_gold
+
+
+def test_the_reward_may_ask_for_all(tmp_path: Path) -> None:
+    strict = made(tmp_path, reward="all")
+    first = strict.examples("train")[0]
+    found = [strict.evaluate(first, response) for response in (RIGHT, FAILS["one wrong"][0])]
+    assert [(o.reward, o.passed, o.cases_passed) for o in found] == [
+        (1.0, True, 4),
+        (0.0, False, 3),
+    ]
+    with pytest.raises(UserError, match="reward must be fraction or all, found 'half'"):
+        made(tmp_path, reward="half")
+
+
+@pytest.mark.parametrize("name", ["finer-paper", "finer-released"])
+def test_the_presets_are_the_paper_s_task(name: str, tmp_path: Path) -> None:
+    made(tmp_path)
+    args = {**load_config(None, [("preset", name)]).task_args, "train": str(tmp_path)}
+    world = load_environment("finer", args)
+    outcome = world.evaluate(world.examples("train")[0], FAILS["last missing"][0])
+    assert (outcome.reward, outcome.passed) == (0.75, False)
+    assert '4. entity "40": no tag; the right tag is Goodwill' in outcome.feedback
 
 
 tags = st.sampled_from([*OPTIONS, *(o.lower() for o in OPTIONS), "", "Tag", "`", "\x00", "é" * 500])
@@ -215,6 +241,20 @@ def test_reading(tmp_path: Path, world: FinerEnvironment) -> None:
         "entities": ('What is "x"?', "And y?"),
         "options": (),
         "tags": ("A", "B"),
+    }
+
+
+def test_the_trivial_strategies(tmp_path: Path) -> None:
+    common = ("Revenues", "SharePrice", "SharePrice", "Revenues")
+    train = [row(common, f"case {i}") for i in range(3)] + [row(("Depreciation",), "one")]
+    world = FinerEnvironment(
+        str(write(tmp_path / "train.jsonl", train)), str(write(tmp_path / "test.jsonl", [row()]))
+    )
+    (example,) = world.examples("test")
+    answers = {name: answer(example) for name, answer in world.baselines().items()}
+    assert answers == {
+        "commonest tag": ",".join(["Revenues"] * 4),
+        "same entity in training": ",".join(common),
     }
 
 
@@ -309,9 +349,14 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_task_is_sound(tmp_path: Path) -> None:
     made(tmp_path)
-    checks = {c.name: c for c in run_checks("finer", {"train": str(tmp_path)}, workers=4)}
-    assert {c.name for c in checks.values() if c.state == "fail"} == set(), checks
-    assert checks["gold stays hidden"].state == "ok"
+    for show_gold, said in ((False, "in none of"), (True, "show it on purpose")):
+        args = {"train": str(tmp_path), "show_gold": show_gold}
+        checks = {c.name: c for c in run_checks("finer", args, workers=4)}
+        assert {c.name for c in checks.values() if c.state == "fail"} == set(), checks
+        assert (checks["gold stays hidden"].state, said in checks["gold stays hidden"].detail) == (
+            "ok",
+            True,
+        )
 
 
 def test_real_files_hold_what_the_paper_needs() -> None:

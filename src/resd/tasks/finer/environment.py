@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from resd.errors import UserError
 from resd.tasks.finer.data import HOW_TO_GET, Row, load_rows
 from resd.tasks.finer.grading import Answer, count_passed, matches, quoted, read_answer
 from resd.types import Example, Outcome, Split
 
+Reward = Literal["fraction", "all"]
 _SHOWN = 6  # questions that feedback names
 
 
@@ -27,17 +29,26 @@ class FinerEnvironment:
             dataset with the columns `context` and `target`.
         test: the same, for the test split; by default where `train` is, if that is a directory or
             a Hub id.
-        show_gold: let the feedback name the right tags.
+        show_gold: let the feedback name the right tag beside each wrong one, as the paper's does
+            (its presets set this).
+        reward: `fraction`: the share of the questions that count as right, as the paper's; `all`:
+            1 if all are right, else 0. `Outcome.passed` always asks for all.
 
     Raises:
-        UserError: data are missing or malformed.
+        UserError: data are missing or malformed, or there is no such reward.
     """
 
     description = "US GAAP tags for the numbers in sentences of SEC filings"
 
     def __init__(
-        self, train: str | None = None, test: str | None = None, show_gold: bool = False
+        self,
+        train: str | None = None,
+        test: str | None = None,
+        show_gold: bool = False,
+        reward: Reward = "fraction",
     ) -> None:
+        if reward not in get_args(Reward):
+            raise UserError(f"reward must be fraction or all, found {reward!r}")
         if train is None:
             raise UserError(
                 f"give the data: --task_args.train PATH --task_args.test PATH; {HOW_TO_GET}"
@@ -45,6 +56,7 @@ class FinerEnvironment:
         if test is None and Path(train).expanduser().is_file():
             raise UserError(f"give test data beside {train}: --task_args.test PATH")
         self.reveals_gold = bool(show_gold)
+        self.reward: Reward = reward
         self._rows: dict[Split, list[Row]] = {
             "train": load_rows(str(train), "train"),
             "test": load_rows(str(train if test is None else test), "test"),
@@ -78,7 +90,7 @@ class FinerEnvironment:
         passed = 0 if answer is None else count_passed(answer, tags)
         right = passed == len(tags)
         return Outcome(
-            reward=float(right),
+            reward=float(right) if self.reward == "all" else passed / len(tags),
             passed=right,
             feedback="" if right else self._feedback(example, answer),
             cases_passed=passed,

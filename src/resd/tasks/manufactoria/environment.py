@@ -12,7 +12,7 @@ from resd.tasks.manufactoria import feedback
 from resd.tasks.manufactoria.automata import PaintsError, counterexample, program
 from resd.tasks.manufactoria.cases import exhaustive_length, search_tapes, test_tapes
 from resd.tasks.manufactoria.families import ACCEPTORS, FAMILIES, HAS, Problem, problems
-from resd.tasks.manufactoria.machine import run
+from resd.tasks.manufactoria.machine import MAX_VISITS, decisive_visits, run
 from resd.tasks.manufactoria.parser import PAINTERS, Factory, ParseError, parse
 from resd.tasks.manufactoria.prompt import prompt_text
 from resd.types import Example, Outcome, Split
@@ -81,7 +81,10 @@ class ManufactoriaEnvironment:
         if tape is None:
             text = f"{feedback.unproven(exhaustive_length(problem))} {said}"
         else:
-            text = f"{feedback.refuted(problem, factory, tape)}\n{said}"
+            limit = MAX_VISITS
+            if self.grading == "exact" and problem.family in ACCEPTORS and not unproven:
+                limit = decisive_visits(factory, tape)  # the proof knows no other limit
+            text = f"{feedback.refuted(problem, factory, tape, limit)}\n{said}"
         return _failed(text, right, cases)
 
     def _refute(
@@ -114,7 +117,7 @@ class ManufactoriaEnvironment:
 
 
 def _failed(text: str, right: int, cases: int) -> Outcome:
-    return Outcome(0.0, False, text, cases_passed=min(right, cases - 1), cases=cases)
+    return Outcome(0.0, False, text, cases_passed=right, cases=cases)
 
 
 def _first_wrong(problem: Problem, factory: Factory, tapes: Iterable[str]) -> str | None:

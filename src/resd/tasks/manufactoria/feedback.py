@@ -26,10 +26,13 @@ def unproven(length: int) -> str:
     )
 
 
-def refuted(problem: Problem, factory: Factory, tape: str) -> str:
-    """The tape, what was expected, what happened, and the way the robot took."""
+def refuted(problem: Problem, factory: Factory, tape: str, limit: int = MAX_VISITS) -> str:
+    """The tape, what was expected, what happened, and the way the robot took.
+
+    The limit of visits must be the one that the tape was found with.
+    """
     trace: list[Visit] = []
-    verdict = run(factory, tape, trace)
+    verdict = run(factory, tape, trace, limit)
     accept = problem.language().accepts(tape)
     wanted = problem.output(tape)
     expected = "accept" if accept else "reject"
@@ -39,9 +42,9 @@ def refuted(problem: Problem, factory: Factory, tape: str) -> str:
     did = {
         "accept": f"accepted it, leaving {_shown(verdict.tape)}",
         "none": "rejected it: " + _why_none(factory, last),
-        "loop": f"ran in a loop: {MAX_VISITS} nodes were visited",
-        "unknown_node": f"rejected it: {last.node[:40]} leads to {last.target[:40]}, which is not "
-        "there" + (" (the END node is named end)" if last.target == "END" else ""),
+        "loop": f"ran in a loop: {len(trace)} nodes were visited",
+        "unknown_node": f"rejected it: {last.node[:40]} leads to {last.target[:40]}, which is no "
+        "node (the END node is named end)",
     }[verdict.reason]
     return (
         f"Wrong on the tape {_shown(tape)}: expected to {expected}; the program {did}.\n"
@@ -50,13 +53,10 @@ def refuted(problem: Problem, factory: Factory, tape: str) -> str:
 
 
 def _why_none(factory: Factory, last: Visit) -> str:
-    node = factory.nodes[last.node]
-    colour = last.front if last.front in node.routes else "EMPTY"
-    written = "NONE" in node.routes.values() and (
-        node.routes.get(colour) == "NONE" or node.routes.get("NEXT") == "NONE"
-    )
+    route = last.route if last.route == "NEXT" else f"[{last.route}]"
     front = f"front {last.front}" if last.front else "the tape empty"
-    how = "takes a route to NONE" if written else "has no route for that"
+    written = last.route in factory.nodes[last.node].routes
+    how = f"takes its route {route} to NONE" if written else f"has no route {route}"
     return f"{last.node[:40]}, with {front}, {how}"
 
 
