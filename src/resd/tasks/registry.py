@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,21 @@ BUILT_IN = {
 ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
 _OWN = Path(__file__).resolve().parents[1]
 ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What `load_environment` needs to make the same environment in another process.
+
+    Attributes:
+        task: see `load_environment`.
+        args: keyword arguments of the class.
+        seed: of the run.
+    """
+
+    task: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Environment:
