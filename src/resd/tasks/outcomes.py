@@ -23,12 +23,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Counted outcomes that stand, each said once a run in these words.
 ODDITIES = {
-    "passed_without_reward": "an outcome has passed=True and no positive reward; methods that learn "
-    "from rewards and methods that learn from passed will disagree",
+    "passed_without_reward": "an outcome has passed=True and no positive reward; methods that "
+    "learn from rewards and methods that learn from passed will disagree",
     "full_reward_not_passed": "an outcome has a reward of 1 or more and passed=False; a response "
     "counts as solved by passed alone",
-    "passed_with_failed_cases": "an outcome has passed=True and cases that failed; passed means that "
-    "every case passes",
+    "passed_with_failed_cases": "an outcome has passed=True and cases that failed; passed means "
+    "that every case passes",
     "all_cases_not_passed": "an outcome has passed=False though every case passed",
     "reward_outside_0_to_1": "a reward lies outside 0 to 1; 1.0 is meant for a right response",
     "feedback_cut": f"feedback of more than {FEEDBACK_LIMIT} characters was cut in its middle",
@@ -160,10 +160,9 @@ def _feedback(value: Any) -> tuple[str, bool]:
     text = str.__str__(value)  # a subclass may lie about its length and truth
     too_long = len(text) > FEEDBACK_LIMIT
     if too_long:
-        head = FEEDBACK_LIMIT * 2 // 3
-        left_out = len(text) - FEEDBACK_LIMIT
-        tail = text[-(FEEDBACK_LIMIT - head) :]
-        text = f"{text[:head]}\n[... {left_out} characters left out ...]\n{tail}"
+        head, tail = FEEDBACK_LIMIT * 2 // 3, FEEDBACK_LIMIT // 4  # the rest is for the mark
+        left_out = len(text) - head - tail
+        text = f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
     return _clean(text), too_long
 
 

@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ BUILT_IN = {
 # `NAME:REST`: the class gets REST as the argument that stands here.
 ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
 _OWN = Path(__file__).resolve().parents[1]
+MOST_EXAMPLES = 1_000_000  # a split is held in memory
 ROLES = ("system", "user", "assistant")
 
 
@@ -94,16 +96,21 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
     """The examples of a split, checked.
 
     Raises:
-        UserError: there are none, one is of the wrong shape, or an id stands twice.
+        UserError: there are none or too many, one is of the wrong shape, or an id stands twice.
     """
     try:
-        examples = list(environment.examples(split))
+        examples = list(islice(environment.examples(split), MOST_EXAMPLES + 1))
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise UserError(
             f"task {task}: examples({split!r}) failed: {describe_error(error)}"
         ) from None
+    if len(examples) > MOST_EXAMPLES:
+        raise UserError(
+            f"task {task}: examples({split!r}) gives more than {MOST_EXAMPLES:,} examples; if it is "
+            "a generator without end, return a list"
+        )
     if not examples:
         raise UserError(f"task {task}: examples({split!r}) returned no example")
     seen: set[str] = set()

@@ -144,7 +144,7 @@ def evaluator(requests: int, replies: int) -> None:
     """Load the task, say so, then answer requests until there are no more.
 
     Args:
-        requests: read from; first the task (a dict), then (number, example, response) pickles.
+        requests: read from; first the task (a dict), then (token, pickled example, response).
         replies: written to; JSON.
     """
     # Better this process than the trainer, where memory runs out.
@@ -173,7 +173,7 @@ def _serve(environment: Environment, seed: int, requests: int, replies: int) -> 
     here = os.getpid()
     threads, memory, in_a_row, succeeded = threading.active_count(), 0, 0, False
     while (request := receive(requests)) is not None:
-        number, answer = _answer(environment, order, request)
+        token, answer = _answer(environment, order, request)
         if os.getpid() != here:
             os._exit(0)  # the environment forked, and this is its child
         order.restore()
@@ -186,7 +186,7 @@ def _serve(environment: Environment, seed: int, requests: int, replies: int) -> 
             or _resident() > memory + _LEAKED_BYTES
             or (succeeded and in_a_row >= _FAILURES_IN_A_ROW)
         )
-        _reply(replies, number, answer, worn)
+        _reply(replies, token, answer, worn)
         if worn:
             os._exit(0)
 
@@ -195,34 +195,43 @@ def _serve_forked(environment: Environment, seed: int, requests: int, replies: i
     """Answer each request in a fork of this process, in which nothing has been evaluated."""
     order = _Order(seed)
     while (request := receive(requests)) is not None:
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             here = os.getpid()
             _prctl(_PDEATHSIG, signal.SIGKILL)
-            number, answer = _answer(environment, order, request)
+            token, answer = _answer(environment, order, request)
             if os.getpid() == here:
-                _reply(replies, number, answer, False)
+                _reply(replies, token, answer, False)
+                os.write(writing, b"1")
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        if status:
-            number = pickle.loads(request)[0]
-            _reply(replies, number, Verdict(None, "env_died", said_of(status)), False)
+        os.set_blocking(reading, False)  # a process that it left behind may hold the other end
+        try:
+            answered = os.read(reading, 1)
+        except BlockingIOError:
+            answered = b""
+        os.close(reading)
+        os.close(writing)
+        if not answered:
+            token = pickle.loads(request)[0]
+            _reply(replies, token, Verdict(None, "env_died", said_of(status)), False)
 
 
 def _answer(environment: Environment, order: _Order, request: bytes) -> tuple[int, Verdict]:
-    number, pickled, response = pickle.loads(request)
+    token, pickled, response = pickle.loads(request)
     try:
         example: Example = pickle.loads(pickled)
     except BaseException as error:
         text = f"the example cannot be unpickled in a worker: {describe_error(error)}"
-        return number, Verdict(None, "env_raised", one_line(text))
+        return token, Verdict(None, "env_raised", one_line(text))
     order.seed(example.id, response)
-    return number, judge(environment, example, response)
+    return token, judge(environment, example, response)
 
 
-def _reply(replies: int, number: int, verdict: Verdict, worn: bool) -> None:
+def _reply(replies: int, token: int, verdict: Verdict, worn: bool) -> None:
     outcome = None if verdict.outcome is None else vars(verdict.outcome)
-    send(replies, [number, outcome, verdict.reason, verdict.detail, verdict.oddities, worn])
+    send(replies, [token, outcome, verdict.reason, verdict.detail, verdict.oddities, worn])
 
 
 class _Order:
@@ -233,10 +242,10 @@ class _Order:
         self._here = os.open(".", os.O_RDONLY)
         self._umask = os.umask(0o77)
         os.umask(self._umask)
-        self._environ = os.environ.copy()
+        self._environ = _variables().copy()
         self._handlers = {number: signal.getsignal(number) for number in _HANDLERS}
         self._recursion = sys.getrecursionlimit()
-        self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        self._streams: dict[str, Any] = {n: getattr(sys, n) for n in ("stdin", "stdout", "stderr")}
         self._handles = [os.dup(number) for number in range(3)]
         self._torch = (
             (torch.get_default_dtype(), torch.is_grad_enabled())
@@ -248,9 +257,9 @@ class _Order:
         """Put it back, whatever the last response did."""
         os.fchdir(self._here)
         os.umask(self._umask)
-        if os.environ.copy() != self._environ:
+        if _variables() != self._environ:
             os.environ.clear()
-            os.environ.update(self._environ)
+            os.environ.update({os.fsdecode(k): os.fsdecode(v) for k, v in self._environ.items()})
         for number, handler in self._handlers.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
@@ -258,10 +267,12 @@ class _Order:
         sys.setrecursionlimit(self._recursion)
         for number, kept in enumerate(self._handles):
             os.dup2(kept, number)
-        for name, number, stream in zip(("stdin", "stdout", "stderr"), range(3), self._streams):
-            closed = getattr(stream, "closed", True)
-            fresh = closed and open(number, "w" if number else "r", closefd=False, errors="replace")
-            setattr(sys, name, fresh or stream)
+        for number, (name, stream) in enumerate(self._streams.items()):
+            if getattr(stream, "closed", True):
+                mode = "w" if number else "r"
+                stream = open(number, mode, closefd=False, errors="replace")  # noqa: SIM115
+                self._streams[name] = stream
+            setattr(sys, name, stream)
         if torch := _loaded("torch", "get_default_dtype"):
             dtype, grad = self._torch or (torch.float32, True)
             torch.set_default_dtype(dtype)
@@ -282,6 +293,12 @@ def _loaded(name: str, member: str) -> Any:
     """A module that the environment has imported, if it is whole."""
     module = sys.modules.get(name)
     return module if hasattr(module, member) else None
+
+
+def _variables() -> dict[bytes, bytes]:
+    """The table below os.environ, which compares a hundred times faster."""
+    table: dict[bytes, bytes] = vars(os.environ)["_data"]
+    return table
 
 
 def _resident() -> int:

@@ -1,4 +1,4 @@
-"""The trainer's end of the worker processes (see `worker_process`): dispatch, deadlines, restarts."""
+"""The trainer's end of the workers (see `worker_process`): dispatch, deadlines, restarts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import secrets
 import selectors
 import signal
 import subprocess
@@ -86,7 +87,9 @@ class WorkerPool:
         Raises:
             UserError: the task cannot be loaded in a worker, or an example cannot be sent to one.
         """
-        job = _Job(self._requests(pairs), progress)
+        # No response can answer for those that wait behind it: it would have to know their tokens.
+        tokens = [secrets.randbits(62) for _ in pairs]
+        job = _Job(tokens, self._requests(tokens, pairs), progress)
         try:
             with selectors.DefaultSelector() as selector:
                 for worker in self._workers:
@@ -111,11 +114,11 @@ class WorkerPool:
             worker.wait(until)
         self._ending = []
 
-    def _requests(self, pairs: Sequence[tuple[Example, str]]) -> list[bytes]:
+    def _requests(self, tokens: Sequence[int], pairs: Sequence[tuple[Example, str]]) -> list[bytes]:
         requests = []
         last: Example | None = None
         pickled = b""
-        for number, (example, response) in enumerate(pairs):
+        for token, (example, response) in zip(tokens, pairs, strict=True):
             if example is not last:
                 last = example
                 try:
@@ -126,7 +129,7 @@ class WorkerPool:
                         f"process ({one_line(str(error))[:200]}): keep plain data in Example.data, "
                         "or set rollout.env_mode to thread"
                     ) from None
-            data = pickle.dumps((number, pickled, response))
+            data = pickle.dumps((token, pickled, response))
             requests.append(HEADER.pack(len(data)) + data)
         return requests
 
@@ -177,9 +180,10 @@ class WorkerPool:
                 worker.ready, worker.pid = True, int(message["ready"])
                 continue
             try:
-                number, outcome, reason, detail, oddities, worn = message
-                if not worker.waiting or number != worker.waiting[0]:
-                    raise ValueError("not the number that was asked for")
+                token, outcome, reason, detail, oddities, worn = message
+                number = worker.waiting[0]
+                if token != job.tokens[number]:
+                    raise ValueError("not what was asked")
                 verdict = _read(outcome, reason, detail, oddities)
             except Exception:  # a response that took the evaluator over writes what it likes
                 worker.over = True
@@ -204,8 +208,8 @@ class WorkerPool:
 
     def _unloadable(self, why: str) -> UserError:
         return UserError(
-            f"task {self._spec.task} can be loaded here but not in a worker process: {why}; what it "
-            "needs must not live in this process alone, or set rollout.env_mode to thread"
+            f"task {self._spec.task} can be loaded here but not in a worker process: {why}; what "
+            "it needs must not live in this process alone, or set rollout.env_mode to thread"
         )
 
     def _started(self) -> _Worker:
@@ -223,8 +227,13 @@ class WorkerPool:
 class _Job:
     """The requests of one call: what is left to ask, and what was answered."""
 
-    def __init__(self, requests: list[bytes], progress: Callable[[int, int], None] | None) -> None:
-        self.requests = requests
+    def __init__(
+        self,
+        tokens: list[int],
+        requests: list[bytes],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.tokens, self.requests = tokens, requests
         self.todo = deque(range(len(requests)))
         self._progress = progress
         self._verdicts: dict[int, Verdict] = {}
