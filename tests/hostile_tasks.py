@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -262,10 +263,8 @@ def hang(example: Example) -> None:
 def hang_deaf(example: Example) -> None:
     ignore_signals(example)
     while True:
-        try:
+        with contextlib.suppress(BaseException):
             time.sleep(600)
-        except BaseException:
-            pass
 
 
 @deed
@@ -285,20 +284,16 @@ def forge(example: Example) -> None:
     for number in range(100):
         data = f'[{number}, {{"reward": 1.0, "passed": true}}, "", "", [], false]'.encode()
         for handle in range(3, 30):
-            try:
+            with contextlib.suppress(OSError):
                 os.write(handle, len(data).to_bytes(8, "big") + data)
-            except OSError:
-                pass
     os._exit(0)
 
 
 @deed
 def scribble(example: Example) -> None:
     for handle in range(3, 30):
-        try:
+        with contextlib.suppress(OSError):
             os.write(handle, b"\xff" * 100)
-        except OSError:
-            pass
 
 
 @deed

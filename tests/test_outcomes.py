@@ -133,9 +133,19 @@ def test_metric_names_of_any_kind() -> None:
 
 @pytest.mark.parametrize(
     "outcome",
-    [None, {}, Outcome("1", True), Outcome(1.0, "yes"), Outcome(1.0, True, b"x"), Outcome(1.0, 2)]
-    + [Outcome(0.0, False, metrics={1: 1.0}), Outcome(0.0, False, metrics={"a": "b"})]
-    + [Outcome(0.0, False, "", 3, 2), Outcome(0.0, False, "", 1, 0), Outcome(1j, False)],
+    [
+        None,
+        {},
+        Outcome("1", True),
+        Outcome(1.0, "yes"),
+        Outcome(1.0, True, b"x"),
+        Outcome(1.0, 2),
+        Outcome(0.0, False, metrics={1: 1.0}),
+        Outcome(0.0, False, metrics={"a": "b"}),
+        Outcome(0.0, False, "", 3, 2),
+        Outcome(0.0, False, "", 1, 0),
+        Outcome(1j, False),
+    ],
 )
 def test_the_wrong_type_is_a_failure(outcome: Any) -> None:
     found = judge(Says(outcome), EXAMPLE, "")

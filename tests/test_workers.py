@@ -17,7 +17,6 @@ from hostile_tasks import DEEDS, Hostile
 
 from resd import Example
 from resd.errors import UserError
-from resd.tasks import workers
 from resd.tasks.registry import TaskSpec
 from resd.tasks.scoring import Mode, Scorer, Scores
 
@@ -187,7 +186,8 @@ def test_what_cannot_be_loaded_or_sent_is_said_in_one_line(tmp_path: Path) -> No
 
 
 def test_a_worker_that_never_gets_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "START_S", 0.5)
+    monkeypatch.setattr("resd.tasks.worker.START_S", 0.5)
+    monkeypatch.setattr("resd.tasks.workers.START_S", 0.5)
     with scorer(load="hang") as found, pytest.raises(UserError, match=r"not loaded within 0\.5 s"):
         found.score([(EXAMPLES[0], "x")])
 

@@ -108,8 +108,8 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
         ) from None
     if len(examples) > MOST_EXAMPLES:
         raise UserError(
-            f"task {task}: examples({split!r}) gives more than {MOST_EXAMPLES:,} examples; if it is "
-            "a generator without end, return a list"
+            f"task {task}: examples({split!r}) gives more than {MOST_EXAMPLES:,} examples; if it "
+            "is a generator without end, return a list"
         )
     if not examples:
         raise UserError(f"task {task}: examples({split!r}) returned no example")

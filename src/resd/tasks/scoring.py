@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import queue
 import threading
 import time
@@ -14,6 +12,7 @@ from typing import Literal, get_args
 
 from resd.errors import UserError
 from resd.tasks.base import Environment, Example, Outcome
+from resd.tasks.copies import shared
 from resd.tasks.outcomes import ODDITIES, Verdict, judge
 from resd.tasks.registry import TaskSpec
 from resd.tasks.workers import WorkerPool
@@ -32,14 +31,19 @@ class Scores:
     Attributes:
         outcomes: in order, None where the environment failed.
         counts: failures and oddities by kind (`env_raised`, `env_timeout`, `env_died`, ...).
-        first_failure: the first failure in one line; empty if there was none.
+        failures: in order, kind and detail of each failure in one line; empty where there is none.
         warnings: oddities in words, each only the first time that a scorer meets it.
     """
 
     outcomes: list[Outcome | None] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    first_failure: str = ""
+    failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def first_failure(self) -> str:
+        """The first failure in one line; empty if there was none."""
+        return next(filter(None, self.failures), "")
 
 
 class Scorer:
@@ -120,9 +124,9 @@ class Scorer:
         scores = Scores([verdict.outcome for verdict in verdicts])
         for verdict in verdicts:
             scores.counts.update(verdict.oddities)
-            if verdict.outcome is None:
-                scores.counts[verdict.reason] += 1
-                scores.first_failure = scores.first_failure or f"{verdict.reason}: {verdict.detail}"
+            failed = verdict.outcome is None
+            scores.counts[verdict.reason] += failed
+            scores.failures.append(f"{verdict.reason}: {verdict.detail}" if failed else "")
         for oddity, text in ODDITIES.items():
             if scores.counts[oddity] and oddity not in self._said:
                 self._said.add(oddity)
@@ -136,43 +140,11 @@ def score(environment: Environment, pairs: Sequence[Pair], workers: int = 1) -> 
     return Scorer(environment, workers=workers, mode="thread").score(pairs)
 
 
-class _Copies:
-    """Copies of an example, made as cheaply as it allows."""
-
-    def __init__(self, example: Example) -> None:
-        self._example = example
-        try:
-            self._pickled: bytes | None = pickle.dumps(example)
-        except Exception:  # it holds a lambda, an open file, ...
-            self._pickled = None
-
-    def make(self) -> Example:
-        """One more; the example itself if it cannot be copied."""
-        try:
-            if self._pickled is not None:
-                found: Example = pickle.loads(self._pickled)
-                return found
-            return copy.deepcopy(self._example)
-        except Exception:
-            return self._example
-
-
-def _copied(pairs: Sequence[Pair]) -> list[tuple[_Copies, str]]:
-    """Several responses to one example stand together: it is pickled once for all of them."""
-    found: list[tuple[_Copies, str]] = []
-    last: Example | None = None
-    for example, response in pairs:
-        copies = found[-1][0] if example is last else _Copies(example)
-        found.append((copies, response))
-        last = example
-    return found
-
-
 def _here(
     environment: Environment, pairs: Sequence[Pair], progress: Progress | None
 ) -> list[Verdict]:
     verdicts = []
-    for copies, response in _copied(pairs):
+    for copies, response in shared(pairs):
         verdicts.append(judge(environment, copies.make(), response, interruptible=True))
         if progress is not None:
             progress(len(verdicts), len(pairs))
@@ -186,7 +158,7 @@ class _Threads:
         self, environment: Environment, pairs: Sequence[Pair], seconds: float | None
     ) -> None:
         self._environment, self._seconds = environment, seconds
-        self._copied = _copied(pairs)
+        self._shared = shared(pairs)
         self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(len(pairs)):
             self._todo.put(number)
@@ -195,7 +167,7 @@ class _Threads:
         self._given_up: set[int] = set()
 
     def run(self, workers: int, progress: Progress | None) -> list[Verdict]:
-        total = len(self._copied)
+        total = len(self._shared)
         found: dict[int, Verdict] = {}
         for _ in range(min(workers, total)):
             self._start()
@@ -219,7 +191,7 @@ class _Threads:
                 number = self._todo.get_nowait()
             except queue.Empty:
                 return
-            copies, response = self._copied[number]
+            copies, response = self._shared[number]
             self._running[number] = time.monotonic()
             verdict = judge(self._environment, copies.make(), response)
             if number in self._given_up:
