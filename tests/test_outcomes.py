@@ -51,7 +51,7 @@ def verdict(*words: Any, **named: Any) -> Verdict:
     return judge(Says(Outcome(*words, **named)), EXAMPLE, "")
 
 
-@pytest.mark.parametrize("reward", [1e39, 1e300, -1e10, 1.1e9, 10**30])
+@pytest.mark.parametrize("reward", [1e39, 1e300, -1e13, 1.1e12, 10**30])
 def test_a_reward_that_overflows_is_a_failure(reward: float) -> None:
     found = verdict(reward, False)
     assert (found.outcome, found.reason) == (None, "reward_too_large")
@@ -66,7 +66,7 @@ def test_a_reward_that_is_not_finite_is_a_failure(reward: float) -> None:
     ("reward", "wanted"),
     [
         (True, 1.0),
-        (1e9, 1e9),
+        (2e9, 2e9),
         (-5, -5.0),
         (np.float16(0.5), 0.5),
         (np.bool_(True), 1.0),

@@ -14,7 +14,7 @@ from resd.tasks.registry import describe_error
 from resd.text import one_line
 
 FEEDBACK_LIMIT = 65536  # characters kept of one feedback
-REWARD_LIMIT = 1e9  # its square, summed over a batch, is still a float32
+REWARD_LIMIT = 1e12  # its square, summed over a batch, is still a float32
 _METRIC_LIMIT = 1e38  # trackers keep float32
 _MAX_METRICS, _MAX_NAME = 200, 120
 # What no tokenizer, file or terminal is the better for; tabs and line ends stay.

@@ -119,7 +119,7 @@ class Worker:
         self._said += status.decode()
         self._in += self._drained(self._replies)
         self.over = self.over or bool(status) or self._process.poll() is not None
-        messages = []
+        messages: list[Any] = []
         while len(self._in) >= HEADER.size:
             (length,) = HEADER.unpack(self._in[: HEADER.size])
             if length > _MAX_REPLY:
