@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ SOUND = """
 import time
 from resd import Example, Outcome
 from resd.tasks.answers import final_text
+
+class Box:
+    def __init__(self, word):
+        self.word = word
 
 class World:
     def examples(self, split):
@@ -102,6 +107,29 @@ FAULTS = {
         "        return super().evaluate(e, self.r)",
         "thread-safe",
     ),
+    "changes the prompt": (
+        "def evaluate(self, e, r):\n        e.prompt.append({'role': 'user', 'content': 'more'})\n"
+        "        return super().evaluate(e, r)",
+        "examples unchanged",
+    ),
+    "changes data that compares by identity": (
+        "def examples(self, split):\n"
+        "        return [Example(e.id, e.prompt, Box(e.data)) for e in super().examples(split)]\n"
+        "    def gold(self, e):\n        return e.data.word\n"
+        "    def evaluate(self, e, r):\n        o = super().evaluate(Example(e.id, e.prompt, "
+        "e.data.word), r)\n        e.data.word = r[:5]\n        return o",
+        "examples unchanged",
+    ),
+    "works in the first process alone": (
+        "def __init__(self):\n        import os\n        first = os.environ.setdefault('FIRST', "
+        "str(os.getpid()))\n        assert first == str(os.getpid()), 'one licence'",
+        "worker processes",
+    ),
+    "knows its process": (
+        "def evaluate(self, e, r):\n        import os; o = super().evaluate(e, r)\n"
+        "        return Outcome(o.reward, o.passed, o.feedback and f'{o.feedback} {os.getpid()}')",
+        "worker processes",
+    ),
     "hash seed": (
         "def examples(self, split):\n        e = super().examples(split)\n"
         "        order = sorted(e, key=lambda x: hash(x.id))\n        return order",
@@ -111,12 +139,15 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
+def test_a_fault_is_found(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRST", str(os.getpid()))
     body, check = FAULTS[fault]
     file = tmp_path / "world.py"
     file.write_text(SOUND + "\nclass Broken(World):\n    " + body + "\n")
     states = {c.name: c.state for c in run_checks(f"{file}:Broken")}
     assert states[check] == "fail", states
+    if check == "examples unchanged":
+        assert [name for name, state in states.items() if state == "fail"] == [check]
 
 
 @pytest.mark.parametrize(

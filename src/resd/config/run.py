@@ -56,7 +56,15 @@ class RolloutConfig(Part):
     max_prompt_tokens: int = Field(8192, ge=1, description="longer prompts are skipped, counted")
     batch_size: int = Field(32, ge=1, description="prompts generated at once")
     thinking: bool = Field(True, description="let the chat template switch thinking on")
-    env_workers: int = Field(1, ge=1, description="threads that evaluate responses")
+    env_workers: int = Field(1, ge=1, description="processes (or threads) that evaluate responses")
+    env_mode: Literal["process", "fresh", "thread"] = Field(
+        "process",
+        description="where responses are evaluated: in processes that load the task themselves; in "
+        "a fresh fork for each response; in threads of the trainer",
+    )
+    env_seconds: float | None = Field(
+        60.0, gt=0, description="most time to evaluate a response; later it counts as failed"
+    )
 
 
 class TrainConfig(Part):

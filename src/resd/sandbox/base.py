@@ -17,7 +17,6 @@ Failure = Literal[
     "killed",  # ended by a signal, or for a forbidden system call
     "exit",  # the process ended before it had answered
     "output",  # more output than allowed
-    "unsupported",  # the machine lacks a protection that `strict` needs
     "protocol",  # what came back is no answer of the runner
 ]
 
@@ -78,7 +77,8 @@ class Sandbox(Protocol):
     ) -> CallResult:
         """Execute `source` as a module, then call `function` once for each list of arguments.
 
-        All calls run in one fresh process. Never raises for anything that the source does.
+        All calls run in one fresh process. Never raises for anything that the source does; raises
+        SandboxUnavailable if the process could not be made ready for it.
 
         Args:
             source: the program's text.

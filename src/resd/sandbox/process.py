@@ -24,6 +24,9 @@ from resd.text import one_line, printable
 
 _RUNNER = Path(__file__).with_name("runner.py")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
+_LOCKED = b"!"
+# The others are this side's to find.
+_SAID_BY_RUNNER = ("syntax", "exception", "no_function", "bad_value", "memory", "exit", "protocol")
 _MAX_INT = 2**53
 _MAX_DEPTH = 60
 _SHOWN = 500
@@ -83,7 +86,10 @@ def _probe() -> str:
     """What is missing; empty if the sandbox holds."""
     if not hasattr(os, "killpg"):
         return "process groups (Linux)"
-    result = ProcessSandbox("strict", Limits()).call(_PROBE, "attempts", [[]])
+    try:
+        result = ProcessSandbox("strict", Limits()).call(_PROBE, "attempts", [[]])
+    except SandboxUnavailable as error:
+        return str(error)
     if result.values == ([],):
         return ""
     if result.values:
@@ -105,7 +111,11 @@ class ProcessSandbox:
         arguments: Sequence[Sequence[Any]],
         limits: Limits | None = None,
     ) -> CallResult:
-        """See `Sandbox.call`."""
+        """See `Sandbox.call`.
+
+        Raises:
+            SandboxUnavailable: the process could not be locked; no part of `source` has run.
+        """
         limits = limits or self._limits
         # Lone surrogates cannot be compiled, nor encoded.
         source = source.encode("utf-8", "replace").decode()
@@ -119,7 +129,13 @@ class ProcessSandbox:
     def _run(self, request: bytes, calls: int, limits: Limits, folder: str) -> CallResult:
         began = time.monotonic()
         reading, writing = os.pipe()
-        numbers = (writing, self._kind, limits.cpu_seconds, limits.memory_mb)
+        numbers = (
+            writing,
+            self._kind,
+            limits.cpu_seconds,
+            limits.memory_mb,
+            os.getpid(),
+        )
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(_RUNNER), *map(str, numbers)],
@@ -147,6 +163,8 @@ class ProcessSandbox:
         seconds = time.monotonic() - began
         printed = exchange.kept["stdout"] + exchange.kept["stderr"]
         output = _ADDRESS.sub("0x...", printable(printed.decode("utf-8", "replace")))
+        if not exchange.locked:
+            raise SandboxUnavailable(_not_locked(exchange, process.returncode))
         result = _judge(ended, process.returncode, bytes(exchange.kept["answer"]), calls, limits)
         return CallResult(*result, output=output[: limits.output_bytes], seconds=seconds)
 
@@ -165,7 +183,8 @@ class _Exchange:
         self._request = memoryview(request)
         self._stdin = process.stdin
         self._selector = selectors.DefaultSelector()
-        self._selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
+        self.locked = False
+        os.set_blocking(process.stdin.fileno(), False)
         for file, name in (
             (process.stdout, "stdout"),
             (process.stderr, "stderr"),
@@ -209,6 +228,10 @@ class _Exchange:
             return True
         if not data:
             self._selector.unregister(handle)
+        if name == "answer" and not self.locked and data[:1] == _LOCKED:
+            # Only now is there a candidate: what it writes can be no word about the lock.
+            self.locked, data = True, data[1:]
+            self._selector.register(self._stdin, selectors.EVENT_WRITE, "stdin")
         self.kept[name] += data
         return len(self.kept[name]) <= self._limit
 
@@ -238,6 +261,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if file is not None:
             with contextlib.suppress(OSError):
                 file.close()
+
+
+def _not_locked(exchange: _Exchange, code: int) -> str:
+    """What the runner said is missing, before it was given anything to run."""
+    try:
+        return one_line(json.loads(exchange.kept["answer"])["missing"])
+    except (ValueError, TypeError, KeyError):
+        printed = one_line(exchange.kept["stderr"].decode("utf-8", "replace"))[-_SHOWN:]
+        return f"a sandbox process that starts (exit code {code}{', ' * bool(printed)}{printed})"
 
 
 Verdict = tuple["tuple[Any, ...] | None", "Failure | None", str, "int | None", "int | None"]
@@ -274,7 +306,7 @@ def _validated(found: Any, calls: int) -> Verdict:
     if type(found) is not dict or set(found) != {"failure", "message", "line", "call"}:
         raise ValueError
     failure, message = found["failure"], found["message"]
-    if failure not in get_args(Failure) or type(message) is not str:
+    if failure not in _SAID_BY_RUNNER or type(message) is not str:
         raise ValueError
     places = [found["line"], found["call"]]
     if any(p is not None and not (type(p) is int and 0 <= p < 10**9) for p in places):

@@ -1,11 +1,13 @@
 """The program that runs in the child: lock the process, then execute the candidate, then answer.
 
-It imports nothing of the package: `python -I -S -B runner.py ANSWER_FD strict|none CPU MEMORY`. The
-request comes on stdin as JSON; the answer goes to ANSWER_FD as JSON. Everything that locks happens
-before the candidate's source is read. From then on the candidate owns the process: the parent
+It imports nothing of the package: `python -I -S -B runner.py ANSWER_FD strict|none CPU MEMORY
+PARENT`. The request comes on stdin as JSON; the answer goes to ANSWER_FD as JSON, after one byte
+that says "locked". The parent sends the request only then: what the machine lacks is said before
+there is a candidate that could say it. From then on the candidate owns the process: the parent
 treats whatever comes back as hostile.
 """
 
+import contextlib
 import ctypes
 import json
 import math
@@ -56,6 +58,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _NAMESPACES = 0x10000000 | 0x08000000 | 0x04000000 | 0x40000000  # user, IPC, UTS, network
+_PACKAGES = ("site-packages", "dist-packages")
 _MAX_DEPTH, _MAX_INT = 50, 2**53
 
 
@@ -77,7 +80,6 @@ def _lock(libc, machine):
     """
     if not sys.platform.startswith("linux") or machine not in _CALLS:
         raise _MissingError(f"Linux on x86_64 or aarch64, this is {sys.platform} on {machine}")
-    libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     # Where the kernel permits; what follows does not rest on it.
     libc.unshare(_NAMESPACES)
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -100,22 +102,30 @@ def _landlock(libc):
     attributes = struct.pack("QQQ", rights, ports, scopes)[:size]
     rules = _check(libc.syscall(_LANDLOCK_CREATE, attributes, size, 0), "Landlock rules")
     for place in sys.path:
-        if not os.path.isdir(place):
+        try:
+            names = os.listdir(place)
+            _allow(libc, rules, place, _READ_DIR)
+        except OSError:
             continue  # python311.zip, which is rarely there
-        _allow(libc, rules, place, _READ_DIR)
-        # Installed packages lie inside: this one among them, with the answers it can compute.
-        for name in os.listdir(place):
-            if name not in ("site-packages", "dist-packages"):
-                _allow(libc, rules, os.path.join(place, name), _READ_FILE)
+        for name in names:
+            file = os.path.join(place, name)
+            # Installed packages lie inside: this one among them, with the answers it can compute.
+            # A link to a directory could lead there too, or anywhere.
+            if name in _PACKAGES or (os.path.islink(file) and os.path.isdir(file)):
+                continue
+            with contextlib.suppress(OSError):  # a link to nothing, a file of another user
+                _allow(libc, rules, file, _READ_FILE)
     _check(libc.syscall(_LANDLOCK_RESTRICT, rules, 0), "Landlock")
     os.close(rules)
 
 
 def _allow(libc, rules, place, right):
     handle = os.open(place, os.O_PATH)
-    rule = struct.pack("=Qi", right, handle)
-    _check(libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0), "Landlock rules")
-    os.close(handle)
+    try:
+        rule = struct.pack("=Qi", right, handle)
+        _check(libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0), "Landlock rules")
+    finally:
+        os.close(handle)
 
 
 def _seccomp(libc, architecture, *groups):
@@ -212,16 +222,21 @@ def _execute(request):
 
 
 def _main():
-    answer, kind, cpu, memory = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    answer, kind, cpu, memory, parent = int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
     dumps, write, leave = json.dumps, os.write, os._exit
     try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if sys.platform.startswith("linux"):
+            libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+            if os.getppid() != parent:
+                leave(1)  # it died before that
         _limit(cpu, memory)
         if kind == "strict":
-            _lock(ctypes.CDLL(None, use_errno=True), os.uname().machine)
-        request = json.loads(sys.stdin.buffer.read())
-        result = _execute(request)
+            _lock(libc, os.uname().machine)
+        write(answer, b"!")
+        result = _execute(json.loads(sys.stdin.buffer.read()))
     except _MissingError as error:
-        result = {"failure": "unsupported", "message": str(error), "line": None, "call": None}
+        result = {"missing": str(error)}
     try:
         data = dumps(result, allow_nan=False).encode()
         sys.stdout.flush()

@@ -11,17 +11,19 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from resd.errors import UserError
 from resd.tasks.answers import last_code_block
 from resd.tasks.base import Environment
+from resd.tasks.copies import copied, was_changed
 from resd.tasks.hostile import hostile_responses, near_misses
-from resd.tasks.registry import describe_error, load_environment, load_examples
-from resd.tasks.scoring import Scores, score
+from resd.tasks.outcomes import judge
+from resd.tasks.registry import TaskSpec, describe_error, load_environment, load_examples
+from resd.tasks.scoring import Scorer, Scores, score
 from resd.text import approximate_tokens, holds_phrase
 from resd.types import Example, Outcome
 
@@ -100,8 +102,13 @@ def run_checks(
         yield _near(subject)
         yield _feedback(subject)
         yield _secrets(subject)
-        yield _deterministic(subject)
-        yield _threads(subject, workers)
+        yield _untouched(subject)
+        with Scorer(environment, mode="thread") as scorer:
+            yield _same(subject, "deterministic", scorer, "in another order") or _two_calls(subject)
+        with Scorer(environment, workers=workers, mode="thread", seconds=HANG_SECONDS) as scorer:
+            how = f"by {workers} threads"
+            yield _same(subject, "thread-safe", scorer, how) or _fine("thread-safe", subject, how)
+        yield _workers(subject)
     except _Hung as error:
         yield Check("returns", "fail", str(error))
         return
@@ -241,28 +248,51 @@ def _secrets(subject: _Subject) -> Check:
     return Check(name, "ok", f"in none of {len(subject.failures)} feedbacks")
 
 
-def _deterministic(subject: _Subject) -> Check:
-    pairs = [(example, response) for example, _, response, _ in subject.failures]
-    again = score(subject.environment, list(reversed(pairs)), 1).outcomes[::-1]
-    for (example, kind, _, first), second in zip(subject.failures, again, strict=True):
+def _untouched(subject: _Subject) -> Check:
+    """Workers and threads get copies; a program that calls `evaluate` itself does not."""
+    name = "examples unchanged"
+    for example, kind, response, _ in subject.failures:
+        given = copied(example)
+        judge(subject.environment, given, response)
+        if was_changed(example, given):
+            text = f"evaluate() changed it on {kind!r}, example {example.id}"
+            return Check(name, "fail", text)
+    return Check(name, "ok", f"after {len(subject.failures)} evaluations")
+
+
+def _same(subject: _Subject, name: str, scorer: Scorer, how: str) -> Check | None:
+    """The failures once more, backwards; what differs from the first time, if anything does."""
+    pairs = [(example, response) for example, _, response, _ in reversed(subject.failures)]
+    scores = scorer.score(pairs)
+    again = zip(reversed(scores.outcomes), reversed(scores.failures), strict=True)
+    for (example, kind, _, first), (second, why) in zip(subject.failures, again, strict=True):
         if first != second:
-            text = f"{kind!r}, example {example.id}: first {first}, then {second}"
-            return Check("deterministic", "fail", text[:500])
+            text = f"{kind!r}, example {example.id}: alone {first}, {how} {second or why}"
+            return Check(name, "fail", text[:500])
+    return None
+
+
+def _fine(name: str, subject: _Subject, how: str) -> Check:
+    return Check(name, "ok", f"{len(subject.failures)} evaluations {how}")
+
+
+def _two_calls(subject: _Subject) -> Check:
     for split in ("train", "test"):
         twice = [load_examples(subject.environment, split, subject.task) for _ in range(2)]
         if [_text(e) for e in twice[0]] != [_text(e) for e in twice[1]]:
             return Check("deterministic", "fail", f"examples({split!r}) differ between two calls")
-    return Check("deterministic", "ok", f"{len(pairs)} evaluations twice, in two orders")
+    return _fine("deterministic", subject, "twice, in two orders")
 
 
-def _threads(subject: _Subject, workers: int) -> Check:
-    pairs = [(example, response) for example, _, response, _ in subject.failures]
-    together = score(subject.environment, pairs, workers).outcomes
-    for (example, kind, _, alone), outcome in zip(subject.failures, together, strict=True):
-        if alone != outcome:
-            text = f"{kind!r}, example {example.id}: alone {alone}, among threads {outcome}"
-            return Check("thread-safe", "fail", text[:500])
-    return Check("thread-safe", "ok", f"{len(pairs)} evaluations by {workers} threads")
+def _workers(subject: _Subject) -> Check:
+    """As a run evaluates by default: by processes that load the task themselves."""
+    name, how = "worker processes", "by 2 processes that load the task themselves"
+    spec = TaskSpec(subject.task, subject.args, subject.seed)
+    try:
+        with Scorer(subject.environment, spec, workers=2, seconds=HANG_SECONDS) as scorer:
+            return _same(subject, name, scorer, how) or _fine(name, subject, how)
+    except UserError as error:
+        return Check(name, "fail", str(error))
 
 
 def _other_process(subject: _Subject) -> Check:
@@ -322,21 +352,15 @@ def _scored_patiently(
         _Hung: one of them did not return in time.
     """
     whole = Scores()
+    scorer = Scorer(environment, mode="thread", seconds=HANG_SECONDS)
     for pair, kind in zip(pairs, kinds, strict=True):
-        found: list[Scores] = []
-        thread = threading.Thread(
-            target=lambda pair=pair, found=found: found.append(score(environment, [pair])),
-            daemon=True,
-        )
-        thread.start()
-        thread.join(HANG_SECONDS)
-        if not found:
+        scores = scorer.score([pair])
+        if scores.counts["env_timeout"]:
             raise _Hung(
                 f"evaluate() did not return in {HANG_SECONDS:g} s on {kind!r}, example {pair[0].id}"
             )
-        whole.outcomes += found[0].outcomes
-        whole.counts += found[0].counts
-        whole.first_failure = whole.first_failure or found[0].first_failure
+        whole.outcomes += scores.outcomes
+        whole.failures += scores.failures
     return whole
 
 

@@ -9,6 +9,8 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +29,23 @@ BUILT_IN = {
 # `NAME:REST`: the class gets REST as the argument that stands here.
 ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
 _OWN = Path(__file__).resolve().parents[1]
+MOST_EXAMPLES = 1_000_000  # a split is held in memory
 ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What `load_environment` needs to make the same environment in another process.
+
+    Attributes:
+        task: see `load_environment`.
+        args: keyword arguments of the class.
+        seed: of the run.
+    """
+
+    task: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Environment:
@@ -79,16 +97,21 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
     """The examples of a split, checked.
 
     Raises:
-        UserError: there are none, one is of the wrong shape, or an id stands twice.
+        UserError: there are none or too many, one is of the wrong shape, or an id stands twice.
     """
     try:
-        examples = list(environment.examples(split))
+        examples = list(islice(environment.examples(split), MOST_EXAMPLES + 1))
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise UserError(
             f"task {task}: examples({split!r}) failed: {describe_error(error)}"
         ) from None
+    if len(examples) > MOST_EXAMPLES:
+        raise UserError(
+            f"task {task}: examples({split!r}) gives more than {MOST_EXAMPLES:,} examples; if it "
+            "is a generator without end, return a list"
+        )
     if not examples:
         raise UserError(f"task {task}: examples({split!r}) returned no example")
     seen: set[str] = set()

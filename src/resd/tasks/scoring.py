@@ -1,145 +1,213 @@
-"""Calling an environment safely: what it does wrong is counted by reason, never fatal."""
+"""One door to `evaluate()`: in worker processes or in threads, with a time limit each response."""
 
 from __future__ import annotations
 
-import inspect
-import math
+import queue
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, get_args
 
+from resd.errors import UserError
 from resd.tasks.base import Environment
-from resd.tasks.registry import describe_error
+from resd.tasks.copies import shared
+from resd.tasks.outcomes import ODDITIES, Verdict, judge
+from resd.tasks.registry import TaskSpec
+from resd.tasks.workers import WorkerPool
 from resd.types import Example, Outcome
+
+Mode = Literal["process", "fresh", "thread"]
+Pair = tuple[Example, str]
+Progress = Callable[[int, int], None]
+
+_TICK_S = 0.05
 
 
 @dataclass
 class Scores:
-    """Outcomes in order, None where the environment failed; failures by reason."""
+    """What came of a list of responses.
+
+    Attributes:
+        outcomes: in order, None where the environment failed.
+        counts: failures and oddities by kind (`env_raised`, `env_timeout`, `env_died`, ...).
+        failures: in order, kind and detail of each failure in one line; empty where there is none.
+        warnings: oddities in words, each only the first time that a scorer meets it.
+    """
 
     outcomes: list[Outcome | None] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    first_failure: str = ""
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def first_failure(self) -> str:
+        """The first failure in one line; empty if there was none."""
+        return next(filter(None, self.failures), "")
 
 
-class _Malformed(Exception):
-    """An outcome that breaks its contract, with the reason it is counted under."""
+class Scorer:
+    """Evaluates responses; what a response makes the environment do costs that response alone.
 
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
+    `process`: workers that load the task themselves and live on. What belongs to a worker's whole
+    process (directory, umask, variables, signal handlers, standard streams, torch's default dtype
+    and grad mode) is put back after every response, and the global generators of random, numpy and
+    torch are seeded by (seed, example, response) before; what the environment keeps to itself lives
+    on, as caches must, until the worker ends: by dying, by the time limit, with many threads or a
+    gigabyte left behind, or by failing three times in a row after it had worked.
+    `fresh`: the same workers, but each response is scored in a fork of one that has evaluated
+    nothing yet. Nothing at all passes from one response to the next, caches included.
+    `thread`: daemon threads in this process. Nothing is put back; a hang is left behind.
 
-
-def score(
-    environment: Environment, pairs: Sequence[tuple[Example, str]], workers: int = 1
-) -> Scores:
-    """Evaluate responses, in threads if asked for.
+    The environment never gets the caller's example, but a copy.
 
     Args:
-        environment: the task.
-        pairs: example and response.
-        workers: threads; 1 evaluates in this one.
-    """
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(lambda pair: _one(environment, *pair), pairs))
-    else:
-        results = [_one(environment, *pair) for pair in pairs]
-    scores = Scores()
-    for outcome, reason, detail in results:
-        scores.outcomes.append(outcome)
-        if reason:
-            scores.counts[reason] += 1
-        if outcome is None:
-            scores.first_failure = scores.first_failure or f"{reason}: {detail}"
-    return scores
-
-
-def _one(
-    environment: Environment, example: Example, response: str
-) -> tuple[Outcome | None, str, str]:
-    """The outcome, or None; a reason to count, if there is one; and what happened."""
-    try:
-        outcome = _checked(environment.evaluate(example, response))
-    except _Malformed as error:
-        return None, error.reason, f"{error} on example {example.id}"
-    # A grader that calls sys.exit() must not end the run.
-    except (Exception, SystemExit) as error:
-        return None, "env_raised", f"{describe_error(error)} on example {example.id}"
-    finite = {k: v for k, v in outcome.metrics.items() if math.isfinite(v)}
-    if len(finite) < len(outcome.metrics):
-        plain = Outcome(
-            outcome.reward,
-            outcome.passed,
-            outcome.feedback,
-            outcome.cases_passed,
-            outcome.cases,
-            finite,
-        )
-        return plain, "metric_not_finite", ""
-    return outcome, "", ""
-
-
-def _checked(outcome: Any) -> Outcome:
-    """The outcome with plain Python numbers, whatever library made them.
+        environment: the task, for threads.
+        spec: what workers load; without it there are only threads.
+        workers: processes or threads.
+        mode: see above.
+        seconds: most time a response may take; None for no limit. One thread without a limit is the
+            caller's own, in which a KeyboardInterrupt is taken for the user's.
 
     Raises:
-        _Malformed: it breaks its contract.
+        UserError: there is no such mode, or the system has no fork().
     """
-    if not isinstance(outcome, Outcome):
-        if inspect.iscoroutine(outcome):
-            outcome.close()
-        found = type(outcome).__name__
-        raise _Malformed("env_wrong_type", f"evaluate must return a resd.Outcome, found {found}")
-    reward, passed = _plain(outcome.reward), _plain(outcome.passed)
-    cases, cases_passed = _plain(outcome.cases), _plain(outcome.cases_passed)
-    if not isinstance(reward, int | float):
-        raise _Malformed("env_wrong_type", f"reward must be a number, found {reward!r:.80}")
-    if not math.isfinite(reward):
-        raise _Malformed("reward_not_finite", f"reward must be finite, found {float(reward)!r}")
-    if not (isinstance(passed, int) and passed in (0, 1)):
-        raise _Malformed("env_wrong_type", f"passed must be True or False, found {passed!r:.80}")
-    if not isinstance(outcome.feedback, str):
-        text = f"feedback must be a string, found {outcome.feedback!r:.80}"
-        raise _Malformed("env_wrong_type", text)
-    if not (isinstance(cases, int) and cases >= 1):
-        raise _Malformed("env_wrong_type", f"cases must be an integer >= 1, found {cases!r:.80}")
-    if cases_passed is not None and not (
-        isinstance(cases_passed, int) and 0 <= cases_passed <= cases
-    ):
-        raise _Malformed(
-            "env_wrong_type",
-            f"cases_passed must be an integer from 0 to cases = {int(cases)}, "
-            f"found {cases_passed!r:.80}",
-        )
-    return Outcome(
-        reward=float(reward),
-        passed=bool(passed),
-        feedback=outcome.feedback,
-        cases_passed=None if cases_passed is None else int(cases_passed),
-        cases=int(cases),
-        metrics=_metrics(outcome.metrics),
-    )
+
+    def __init__(
+        self,
+        environment: Environment,
+        spec: TaskSpec | None = None,
+        *,
+        workers: int = 1,
+        mode: Mode = "process",
+        seconds: float | None = None,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise UserError(f"env_mode must be one of {', '.join(get_args(Mode))}, found {mode!r}")
+        self.environment, self._workers, self._seconds = environment, max(1, workers), seconds
+        self._said: set[str] = set()
+        self._pool: WorkerPool | None = None
+        if spec is not None and mode != "thread":
+            self._pool = WorkerPool(spec, self._workers, seconds, fresh=mode == "fresh")
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> Scores:
+        """Evaluate responses.
+
+        Args:
+            pairs: example and response.
+            progress: called in this thread with the number of responses done, and of all.
+
+        Raises:
+            UserError: the task cannot be loaded in a worker, or an example cannot be sent to one.
+        """
+        if self._pool is not None:
+            verdicts = self._pool.score(pairs, progress)
+        elif self._workers == 1 and self._seconds is None:
+            verdicts = _here(self.environment, pairs, progress)
+        else:
+            threads = _Threads(self.environment, pairs, self._seconds)
+            verdicts = threads.run(self._workers, progress)
+        return self._summed(verdicts)
+
+    def close(self) -> None:
+        """End the workers; within three seconds, whatever they do."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _summed(self, verdicts: Sequence[Verdict]) -> Scores:
+        scores = Scores([verdict.outcome for verdict in verdicts])
+        for verdict in verdicts:
+            scores.counts.update(verdict.oddities)
+            failed = verdict.outcome is None
+            scores.counts[verdict.reason] += failed
+            scores.failures.append(f"{verdict.reason}: {verdict.detail}" if failed else "")
+        for oddity, text in ODDITIES.items():
+            if scores.counts[oddity] and oddity not in self._said:
+                self._said.add(oddity)
+                scores.warnings.append(f"{text} ({oddity}, counted)")
+        scores.counts = +scores.counts
+        return scores
 
 
-def _metrics(metrics: Any) -> dict[str, float]:
-    if not isinstance(metrics, Mapping):
-        raise _Malformed("env_wrong_type", f"metrics must be a dict, found {metrics!r:.80}")
-    plain = {}
-    for name, value in metrics.items():
-        number = _plain(value)
-        if not isinstance(name, str) or not isinstance(number, int | float):
-            text = f"metrics must map names to numbers, found {name!r:.40}: {value!r:.40}"
-            raise _Malformed("env_wrong_type", text)
-        plain[name] = float(number)
-    return plain
+def score(environment: Environment, pairs: Sequence[Pair], workers: int = 1) -> Scores:
+    """Evaluate responses in threads without a time limit; see `Scorer`."""
+    return Scorer(environment, workers=workers, mode="thread").score(pairs)
 
 
-def _plain(value: Any) -> Any:
-    """A scalar of NumPy or torch as a Python number; anything else as it is."""
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:
-        return item()
-    return value
+def _here(
+    environment: Environment, pairs: Sequence[Pair], progress: Progress | None
+) -> list[Verdict]:
+    verdicts = []
+    for copies, response in shared(pairs):
+        verdicts.append(judge(environment, copies.make(), response, interruptible=True))
+        if progress is not None:
+            progress(len(verdicts), len(pairs))
+    return verdicts
+
+
+class _Threads:
+    """Evaluation in daemon threads; one that takes too long is left behind and replaced."""
+
+    def __init__(
+        self, environment: Environment, pairs: Sequence[Pair], seconds: float | None
+    ) -> None:
+        self._environment, self._seconds = environment, seconds
+        self._shared = shared(pairs)
+        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(pairs)):
+            self._todo.put(number)
+        self._done: queue.SimpleQueue[tuple[int, Verdict]] = queue.SimpleQueue()
+        self._running: dict[int, float] = {}  # number: since when
+        self._given_up: set[int] = set()
+
+    def run(self, workers: int, progress: Progress | None) -> list[Verdict]:
+        total = len(self._shared)
+        found: dict[int, Verdict] = {}
+        for _ in range(min(workers, total)):
+            self._start()
+        while len(found) < total:
+            try:
+                number, verdict = self._done.get(timeout=_TICK_S)
+            except queue.Empty:
+                found.update(self._overdue())
+            else:
+                found[number] = verdict
+            if progress is not None:
+                progress(len(found), total)
+        return [found[number] for number in range(total)]
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, daemon=True, name="resd evaluate").start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                number = self._todo.get_nowait()
+            except queue.Empty:
+                return
+            copies, response = self._shared[number]
+            self._running[number] = time.monotonic()
+            verdict = judge(self._environment, copies.make(), response)
+            if number in self._given_up:
+                return
+            del self._running[number]
+            self._done.put((number, verdict))
+
+    def _overdue(self) -> dict[int, Verdict]:
+        late: dict[int, Verdict] = {}
+        if self._seconds is not None:
+            for number, since in list(self._running.items()):
+                if number not in self._given_up and time.monotonic() - since > self._seconds:
+                    self._given_up.add(number)
+                    late[number] = Verdict(
+                        None, "env_timeout", f"no outcome within {self._seconds:g} s"
+                    )
+                    self._start()
+        return late
