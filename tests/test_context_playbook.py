@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resd.context import Entry, Operation, Playbook, PlaybookConfig, SolutionBuffer
 from resd.context.playbook import SECTIONS
-from resd.context.similarity import same_lesson, significant_words
+from resd.context.playbook.similarity import same_lesson, significant_words
 
 
 def add(content, section="misc"):
