@@ -19,7 +19,6 @@ from resd.text import (
     approximate_tokens,
     one_line,
     says_something,
-    strip_thinking,
 )
 
 _LINE = re.compile(
@@ -177,7 +176,7 @@ class Playbook:
         fewest, most = _WANTED_IDS.get(operation.op, (1, 0))
         if not fewest <= len(set(operation.ids)) <= most:
             return "op_malformed"
-        content = one_line(strip_thinking(operation.content))
+        content = one_line(operation.content)
         content = content[: self.config.max_entry_chars].strip()
         if operation.op != "REMOVE":
             if not says_something(content):
