@@ -14,28 +14,57 @@ from resd.context.playbook.config import PlaybookConfig
 from resd.context.playbook.entry import Entry
 
 
-def settle(entries: dict[str, Entry], config: PlaybookConfig) -> Counter[str]:
-    """Admit what is supported and drop what is outvoted, in place; counts by reason."""
+def settle(
+    entries: dict[str, Entry], config: PlaybookConfig, room: int
+) -> tuple[Counter[str], int]:
+    """Admit what is supported and drop what is outvoted, in place.
+
+    Args:
+        entries: by id.
+        config: which admission, and how many confirmations.
+        room: how many entries that the teacher sees may go; the rest waits for the next update.
+
+    Returns:
+        Counts by reason, and how many entries that the teacher saw are gone.
+    """
     counts: Counter[str] = Counter()
     if config.admission != "confirmed":
         for entry in entries.values():
             entry.admitted = True
-        return counts
-    for entry in list(entries.values()):
+        return counts, 0
+    left = room
+    waiting = set()
+    for entry in sorted(entries.values(), key=lambda e: e.net):
+        if _ready(entry, config):
+            continue
+        if entry.admitted and left <= 0:
+            waiting.add(entry.id)
+            continue
+        left -= entry.admitted
+        entry.admitted = False
         if entry.against > entry.support:
             del entries[entry.id]
             counts["dropped_outvoted"] += 1
     # The best supported first: of several that want one place, it gets it.
     for entry in sorted(entries.values(), key=lambda e: -e.net):
-        if entry.id not in entries:
+        if entry.id not in entries or entry.id in waiting:
             continue
         rivals = [entries[i] for i in entry.replaces if i in entries]
-        ready = entry.support >= config.confirmations and entry.support > entry.against
         beaten = any(rival.admitted and rival.net >= entry.net for rival in rivals)
-        entry.admitted = ready and not beaten
+        entry.admitted = _ready(entry, config) and not beaten
+        seen = sum(rival.admitted for rival in rivals)
+        if entry.admitted and seen > left:
+            waiting.add(entry.id)
+            entry.admitted = False
         if entry.admitted:
+            left -= seen
             counts["dropped_replaced"] += _replace(entries, rivals, entry)
-    return +counts
+    counts["drop_waits"] += len(waiting.intersection(entries))
+    return +counts, room - left
+
+
+def _ready(entry: Entry, config: PlaybookConfig) -> bool:
+    return entry.support >= config.confirmations and entry.support > entry.against
 
 
 def _replace(entries: dict[str, Entry], rivals: Sequence[Entry], entry: Entry) -> int:

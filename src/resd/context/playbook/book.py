@@ -25,6 +25,7 @@ _LINE = re.compile(
     rf"\[((?:{'|'.join(SECTIONS)})-([0-9]{{5,18}}))\] "
     r"helpful=([0-9]{1,18}) harmful=([0-9]{1,18}) :: (.*)"
 )
+_TEXTS_KEPT = 64
 _WANTED_IDS = {"ADD": (0, 0), "UPDATE": (1, 1), "REMOVE": (1, 1), "MERGE": (2, 1 << 30)}
 
 
@@ -48,7 +49,9 @@ class Playbook:
         self.updates = 0
         self._serial = 0
         self._seed = seed
+        self._changed = 0
         self._count_tokens = count_tokens
+        self._tokens: dict[str, int] = {}
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Playbook:
             "version": 1,
             "updates": self.updates,
             "serial": self._serial,
+            "changed": self._changed,
             "entries": [asdict(entry) for entry in self.entries.values()],
         }
 
@@ -126,17 +130,21 @@ class Playbook:
         entries = [Entry(**item) for item in json.loads(json.dumps(state["entries"]))]
         self.entries = {entry.id: entry for entry in entries}
         self.updates, self._serial = int(state["updates"]), int(state["serial"])
+        self._changed = int(state.get("changed", 0))
 
     # -- writing ---------------------------------------------------------------------------
 
     def begin_update(self) -> Counter[str]:
         """Start a context update (paper: Algorithm 1).
 
-        Runs CONCISE every `concise_every` updates, and whenever the budget is exceeded.
+        Runs CONCISE after every `concise_every` updates (at the start of updates 5, 9, 13, ... by
+        default), and whenever the budget is exceeded.
         """
+        done = self.updates
         self.updates += 1
+        self._changed = 0
         counts: Counter[str] = Counter()
-        if self.config.concise != "off" and self.updates % self.config.concise_every == 0:
+        if self.config.concise != "off" and done and done % self.config.concise_every == 0:
             counts += drop_by_class(self.entries, self.config, self.updates)
         return counts + self._hold_budget()
 
@@ -144,15 +152,22 @@ class Playbook:
         """Apply one reflection's tags.
 
         Args:
-            tags: pairs of entry id and tag; unknown ids are counted and ignored.
+            tags: pairs of entry id and tag; unknown ids, and more entries tagged harmful than one
+                output may, are counted and ignored.
             evidence: names the trial that the reflection is about.
         """
         counts: Counter[str] = Counter()
+        harmful: set[str] = set()
         for id_, verdict in tags:
             entry = self.entries.get(id_)
             if entry is None:
                 counts["tag_unknown_id"] += 1
                 continue
+            if verdict == "harmful":
+                if len(harmful | {id_}) > self.config.max_harmful_per_output:
+                    counts["tag_over_bound"] += 1
+                    continue
+                harmful.add(id_)
             counts[f"tag_{verdict}"] += 1
             if verdict != "neutral":
                 self._count_tag(entry, evidence, pro=verdict == "helpful")
@@ -166,13 +181,20 @@ class Playbook:
         """
         counts: Counter[str] = Counter()
         for evidence, operations in batch:
+            touched: set[str] = set()
             for operation in operations:
-                counts[self._apply_one(operation, evidence)] += 1
-        counts += settle(self.entries, self.config)
+                counts[self._apply_one(operation, evidence, touched)] += 1
+        room = max(0, self.config.max_changes_per_update - self._changed)
+        settled, gone = settle(self.entries, self.config, room)
+        self._changed += gone
+        counts += settled
         counts += self._hold_budget()
         return +counts
 
-    def _apply_one(self, operation: Operation, evidence: str) -> str:
+    def _apply_one(self, operation: Operation, evidence: str, touched: set[str]) -> str:
+        """Apply an operation of an output that has `touched` these entries; what came of it."""
+        if self.config.add_only and operation.op != "ADD":
+            return "op_not_allowed"
         fewest, most = _WANTED_IDS.get(operation.op, (1, 0))
         if not fewest <= len(set(operation.ids)) <= most:
             return "op_malformed"
@@ -191,6 +213,12 @@ class Playbook:
                 return "op_unknown_id"
             operation = Operation("ADD", content, operation.ids[0].partition("-")[0])
         targets = [self.entries[id_] for id_ in dict.fromkeys(operation.ids)]
+        if operation.op == "UPDATE" and self._same(targets[0].content, content):
+            # Other words for the same: nothing to vote on, and the counts stay.
+            return "op_duplicate"
+        refused = self._over_bounds(operation, touched)
+        if refused:
+            return refused
         if operation.op == "REMOVE":
             return self._remove(targets[0], evidence)
         twin = self._twin(content, besides=operation.ids)
@@ -200,6 +228,19 @@ class Playbook:
             self._insert(operation.section, content, evidence)
             return "op_add"
         return self._rewrite(targets, operation, content, evidence)
+
+    def _over_bounds(self, operation: Operation, touched: set[str]) -> str:
+        """Why an operation would change too many entries; else empty, and they are noted."""
+        changed = set(operation.ids)
+        if changed and len(touched | changed) > self.config.max_changes_per_output:
+            return "op_over_output_bound"
+        # Under confirmed admission operations only vote: what votes change is bounded by `settle`.
+        if not self._confirmed:
+            if changed and self._changed + len(changed) > self.config.max_changes_per_update:
+                return "op_over_update_bound"
+            self._changed += len(changed)
+        touched |= changed
+        return ""
 
     def _remove(self, entry: Entry, evidence: str) -> str:
         if self._confirmed:
@@ -225,9 +266,6 @@ class Playbook:
     ) -> str:
         """UPDATE and MERGE: at once, or as a candidate that must earn its place."""
         name = f"op_{operation.op.lower()}"
-        if operation.op == "UPDATE" and self._same(targets[0].content, content):
-            # Other words for the same: nothing to vote on, and the counts stay.
-            return "op_duplicate"
         if self._confirmed:
             if operation.op == "UPDATE":
                 targets[0].vote(evidence, pro=False)
@@ -310,7 +348,17 @@ class Playbook:
         config = self.config
         if len(self) > config.max_entries or tokens > config.max_tokens:
             return True
-        return len(self) > 0 and self._count_tokens(self.render()) > config.max_tokens
+        return len(self) > 0 and self._count(self.render()) > config.max_tokens
 
     def _line_tokens(self, entry: Entry) -> int:
-        return self._count_tokens(entry.render() + "\n")
+        return self._count(entry.render() + "\n")
+
+    def _count(self, text: str) -> int:
+        """Tokens of a text, counted once; the texts asked for longest ago are forgotten."""
+        count = self._tokens.pop(text, None)
+        if count is None:
+            count = self._count_tokens(text)
+        self._tokens[text] = count
+        if len(self._tokens) > 2 * len(self.entries) + _TEXTS_KEPT:
+            del self._tokens[next(iter(self._tokens))]
+        return count

@@ -31,3 +31,20 @@ class PlaybookConfig(BaseModel):
     merge_similarity: float = Field(
         0.95, gt=0, le=1, description="lessons at least this alike are one (1: same words only)"
     )
+    operations: Literal["all", "add"] = Field(
+        "all", description="what a curator may ask for; add: the paper's, others are refused"
+    )
+    max_changes_per_output: int = Field(
+        2, ge=0, description="most entries that one output may remove, merge or rewrite"
+    )
+    max_changes_per_update: int = Field(
+        2, ge=0, description="most entries that leave or change by operations in one context update"
+    )
+    max_harmful_per_output: int = Field(
+        4, ge=0, description="most entries that one reflection may tag harmful"
+    )
+
+    @property
+    def add_only(self) -> bool:
+        """Whether the curator may only ADD."""
+        return self.operations == "add"
