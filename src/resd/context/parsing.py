@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from resd.context.fields import plain
 from resd.context.lenient_json import pairs, read_value, unescape
 from resd.context.lenient_yaml import read_yaml
 from resd.context.thinking import without_thinking
@@ -25,6 +26,7 @@ _BRACKET = re.compile("[{\\[\uff5b\uff3b]")
 _START = re.compile(r'[{\[](?=\s*["{}\[\]])')
 # JSON inside a string: its quotes are escaped.
 _ESCAPED_START = re.compile(r"[{\[]\s*(?:\\[nrt]\s*)*\\+[\"nrt]")
+_MARK = re.compile(r"<(?P<call>parameter(?:=| +name=)[\"']?)?(?P<name>\w{2,40})[\"']?>")
 _BETWEEN = re.compile(r"[\s,;]*")
 # No number is ever used: reading all of them as floats keeps huge integers cheap.
 _DECODER = json.JSONDecoder(strict=False, parse_int=float, object_pairs_hook=pairs)
@@ -64,7 +66,7 @@ class Output:
     @classmethod
     def of(cls, output: Any) -> Output:
         """Clean an output; what is no string is empty."""
-        text, unfinished = without_thinking(output) if isinstance(output, str) else ("", False)
+        text, unfinished = without_thinking(_unwrapped(output))
         text = text.strip()
         # The answer comes last.
         return cls(text[-_MAX_CHARS:], unfinished, len(text) > _MAX_CHARS)
@@ -105,21 +107,47 @@ def find_answers(text: str, look: Look[A], whole: Callable[[A], bool]) -> list[F
         whole: whether an answer surely is not a part of a larger one that is damaged.
     """
     text = text[:_MAX_CHARS]
-    values = dict(_strict(text))
-    anchors = []
-    for start, (value, end) in values.items():
-        answers = look(value)
-        if any(map(whole, answers)):
-            anchors.append((start, end, answers))
-    if not anchors and _ESCAPED_START.search(text):
+    for _ in range(MAX_DEPTH):
+        values = dict(_strict(text))
+        anchors = []
+        for start, (value, end) in values.items():
+            answers = look(value)
+            if any(map(whole, answers)):
+                anchors.append((start, end, answers))
+        if anchors or not _ESCAPED_START.search(text):
+            break
         text = unescape(text)
-        return _find(text, look, dict(_strict(text)), [])
     return _find(text, look, values, anchors)
+
+
+def find_marked(text: str, look: Look[A], keys: Collection[str]) -> list[Found[A]]:
+    """The answers of a text in tags with the plain `keys`: `<key>...</key>`, `<parameter=key>`."""
+    members: dict[str, str] = {}
+    for mark in _MARK.finditer(text[:_MAX_CHARS]):
+        key = plain(mark["name"])
+        if key in keys and key not in members:
+            end = text.find("</parameter>" if mark["call"] else f"</{mark['name']}>", mark.end())
+            members[key] = text[mark.end() : end].strip() if end >= 0 else ""
+    return [Found(answer) for answer in (look(members) if members else ())]
 
 
 def find_yaml(text: str, look: Look[A], keys: Collection[str]) -> list[Found[A]]:
     """The answers of the YAML in a text, from the first line that has one of the plain `keys`."""
     return [Found(answer) for answer in look(read_yaml(text[:_MAX_CHARS], keys))]
+
+
+def _unwrapped(output: Any) -> str:
+    """The text of an output that is one JSON string."""
+    text = output.strip() if isinstance(output, str) else ""
+    for _ in range(MAX_DEPTH if text[:1] == '"' else 0):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, str):
+            break
+        text = value.strip()
+    return text
 
 
 def inside(text: str, look: Look[A]) -> list[A]:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resd.context.fields import as_id, as_text, fields, first, is_id, plain
-from resd.context.parsing import MAX_DEPTH, Found, Output, find_answers, find_yaml, inside
+from resd.context.parsing import (
+    MAX_DEPTH,
+    Found,
+    Output,
+    find_answers,
+    find_marked,
+    find_yaml,
+    inside,
+)
 from resd.context.playbook import Tag
 from resd.text import printable, says_something
 
@@ -63,9 +71,10 @@ def parse_reflection(output: str) -> Reflection:
     rejected: Counter[str] = Counter(reflection_too_long=int(read.too_long))
     found = find_answers(read.text, _look, _says)
     if not any(_says(item.answer) for item in found):
-        yaml = find_yaml(read.text, _look, (*_WRONG[:3], *_TO_DO[:3], *_TAGS))
-        if any(_says(item.answer) for item in yaml):
-            found = yaml
+        for find in (find_marked, find_yaml):
+            other = find(read.text, _look, (*_WRONG[:3], *_TO_DO[:3], *_TAGS))
+            if any(_says(item.answer) for item in other):
+                found = other
     if not found:
         rejected[f"reflection_{read.failure()}"] += 1
         return Reflection(rejected=+rejected, problem=read.problem(_FORM))
@@ -90,7 +99,7 @@ def parse_success_tags(output: str) -> Reflection:
     rejected: Counter[str] = Counter(review_too_long=int(read.too_long))
     found = find_answers(read.text, _look, lambda answer: any(name in answer for name in _TAGS))
     if not any(_tagged(item.answer) for item in found):
-        found = find_yaml(read.text, _look, _TAGS) or found
+        found = found or find_yaml(read.text, _look, (*_TAGS, "id", "entryid"))
     tagged = [item for item in found if any(name in item.answer for name in _TAGS)]
     if not tagged:
         rejected[f"review_{read.failure()}" if not found else "review_wrong_keys"] += 1
@@ -203,6 +212,8 @@ def _one_by_one_item(item: Any) -> list[Any]:
             for one in (ids if isinstance(ids, list) else [ids])
             if one not in (None, "")
         ]
+    if any(map(_is_tag, item.values())):
+        return list(item.values())
     if any(is_id(key) for key in item):
         return [
             {"id": key, "tag": first(fields(tag), _TAG) if isinstance(tag, dict) else tag}

@@ -16,10 +16,10 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _PLACES = re.compile(
-    rf"(?P<tag>{_TAG.pattern})|(?P<open>[{{\[])|(?P<before>[,:]\s*)(?P<quote>[\"'\u201c])",
+    rf"(?P<tag>{_TAG.pattern})|(?P<open>[{{\[\uff5b\uff3b])|[,:\uff0c\uff1a]\s*\\*[\"'\u201c]",
     re.IGNORECASE,
 )
-_QUOTE = re.compile(r"\s*[\"'\u201c]")
+_QUOTE = re.compile(r"\s*\\*[\"'\u201c]")
 # A line of YAML, as far as a tag in it.
 _FIELD = re.compile(r"[ \t]*(?:- +)?[\"']?[A-Za-z][\w -]{0,40}[\"']?: ")
 # Thinking ends here even where the braces around say that a string goes on.
