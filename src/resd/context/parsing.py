@@ -18,9 +18,9 @@ from resd.context.lenient_yaml import read_yaml
 from resd.context.thinking import without_thinking
 
 MAX_DEPTH = 5
-_MAX_CHARS = 64_000
-# Characters that may be read in vain, at most; nesting that is too deep costs a lump.
-_MAX_WORK = 400_000
+_MAX_CHARS = 32_000
+# How often a text may be read in vain, at most; nesting that is too deep costs a lump.
+_STRICT, _LENIENT = 12, 3
 _DEEP, _FAILED = 5_000, 10
 _BRACKET = re.compile("[{\\[\uff5b\uff3b]")
 _START = re.compile(r'[{\[](?=\s*["{}\[\]])')
@@ -160,7 +160,8 @@ def inside(text: str, look: Look[A]) -> list[A]:
 def _strict(text: str) -> Iterator[tuple[int, tuple[Any, int]]]:
     """Start, value and end of each span that is JSON; none lies in another."""
     work, at = 0, 0
-    while (start := _START.search(text, at)) and work < _MAX_WORK:
+    most = _STRICT * len(text) + _DEEP
+    while (start := _START.search(text, at)) and work < most:
         at = start.end()
         try:
             value, at = _DECODER.raw_decode(text, start.start())
@@ -186,7 +187,7 @@ def _find(
             cut = False
             if begin in values:
                 value, at = values[begin]
-            elif work > _MAX_WORK:
+            elif work > _LENIENT * len(text):
                 value, at = None, begin + 1
             else:
                 value, at, cut = read_value(gap, begin)

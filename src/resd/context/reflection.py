@@ -33,6 +33,8 @@ _TAG = ("tag", "label", "rating", "verdict", "vote")
 _ID = ("id", "bulletid", "entryid", "lessonid", "bullet", "entry")
 _NAMES: dict[str, Tag] = {"helpful": "helpful", "harmful": "harmful", "neutral": "neutral"}
 _PAIR = re.compile(r"([A-Za-z]{2,8}[-_][0-9]{1,18})\W{1,6}(helpful|harmful|neutral)\b", re.I)
+# Marks tags that stood without the key for them; no plain key holds a `!`.
+_LOOSE = "loose!"
 _MAX_TAGS = 64
 _MAX_CHARS = 4000
 _FORM = "the keys 'what_went_wrong', 'what_to_do' and 'tags'"
@@ -120,7 +122,7 @@ def _look(value: Any, depth: int = 0) -> list[_Answer]:
         return inside(value, lambda inner: _look(inner, depth + 1))
     if isinstance(value, list):
         if any(map(_is_tag, value)):
-            return [{"tags": value, "": True}]
+            return [{"tags": value, _LOOSE: True}]
         return [answer for item in value for answer in _look(item, depth + 1)]
     if not isinstance(value, dict):
         return []
@@ -134,9 +136,9 @@ def _look(value: Any, depth: int = 0) -> list[_Answer]:
                 found.update({k: v for k, v in answer.items() if k in missing and k not in found})
         return [found]
     if _is_tag(value):
-        return [{"tags": [value], "": True}]
+        return [{"tags": [value], _LOOSE: True}]
     if any(name in found for name in _NAMES) or (value and _is_mapping(value)):
-        return [{"tags": value, "": True}]
+        return [{"tags": value, _LOOSE: True}]
     return [answer for item in value.values() for answer in _look(item, depth + 1)]
 
 
@@ -167,13 +169,13 @@ def _choose(found: list[Found[_Answer]], good: Any = _says) -> tuple[_Answer, in
     places = [i for i, item in enumerate(found) if good(item.answer)] or [len(found) - 1]
     last = places[-1]
     begin, end = last, last + 1
-    while found[begin].joined:
+    while begin > 0 and found[begin].joined:
         begin -= 1
     while end < len(found) and found[end].joined:
         end += 1
     chosen = {**found[last].answer}
-    loose = [found[i].answer["tags"] for i in range(begin, end) if "" in found[i].answer]
-    if loose and ("" in chosen or first(chosen, _TAGS) is None):
+    loose = [found[i].answer["tags"] for i in range(begin, end) if _LOOSE in found[i].answer]
+    if loose and (_LOOSE in chosen or first(chosen, _TAGS) is None):
         chosen["tags"] = [tag for tags in loose for tag in _one_by_one(tags)]
     for item in reversed(found[begin:end]):
         for group in (_WRONG, _TO_DO, _TAGS):

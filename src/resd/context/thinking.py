@@ -26,7 +26,7 @@ _FIELD = re.compile(r"[ \t]*(?:- +)?[\"']?[A-Za-z][\w -]{0,40}[\"']?: ")
 _ENDS = re.compile(r"[ \t]*\n\s*\S|\s*(?:```\w*\s*)?[{\[]")
 _DECODER = json.JSONDecoder(strict=False, parse_int=float)
 _MAX_WORK = 400_000
-_DEEP = 5_000
+_DEEP, _LONGEST = 5_000, 8_000
 
 
 def without_thinking(text: str) -> tuple[str, bool]:
@@ -76,22 +76,29 @@ def _tags(text: str) -> list[tuple[int, int, bool]]:
                 work += error.pos - place.start() + 10
                 broken = True
                 quote = _QUOTE.match(text, at)
-                if quote:
-                    at = _string_end(text, quote.end() - 1)
+                if quote and work <= _MAX_WORK:
+                    at, cost = _string_end(text, quote.end() - 1)
+                    work += cost
             except (ValueError, RecursionError):
                 work += _DEEP
-        elif broken:
-            at = _string_end(text, place.end() - 1)
+        elif broken and work <= _MAX_WORK:
+            at, cost = _string_end(text, place.end() - 1)
+            work += cost
     return found
 
 
-def _string_end(text: str, quote: int) -> int:
-    """Where a string of broken JSON ends: at the latest at a tag that must be thinking's."""
-    end = read_string(text, quote)
-    for tag in _TAG.finditer(text, quote, end):
-        if (tag["close"] or tag["close2"]) and _ENDS.match(text, tag.end()):
-            return tag.start()
-    return end
+def _string_end(text: str, quote: int) -> tuple[int, int]:
+    """Where a string of broken JSON ends, at the latest at a tag that must be thinking's.
+
+    Returns:
+        The place, and how many characters behind it were read in vain.
+    """
+    window = text[quote : quote + _LONGEST]
+    end = read_string(window, 0)
+    for tag in _TAG.finditer(window, 0, end):
+        if (tag["close"] or tag["close2"]) and _ENDS.match(window, tag.end()):
+            return quote + tag.start(), end - tag.start()
+    return quote + end, 0
 
 
 def _mentioned(text: str, begin: int, end: int) -> bool:
