@@ -1,136 +1,32 @@
-"""The playbook: a persistent list of lessons that all samples share (paper: section 3.3, App. D).
-
-Two admission rules. `immediate` is the paper's: what a curator adds is in. Under `confirmed` an
-entry is a candidate until a second, independent reflection supports it; candidates are shown to
-reflector and curator but not to the teacher, and entries that contradict compete by support.
-"""
+"""The playbook itself: entries in, text out, operations applied."""
 
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from resd.context.similarity import same_lesson
+from resd.context.playbook.admission import settle
+from resd.context.playbook.concise import drop_by_class, eviction_order
+from resd.context.playbook.config import PlaybookConfig
+from resd.context.playbook.entry import SECTIONS, Entry, Operation, Tag
+from resd.context.playbook.similarity import same_lesson
 from resd.text import (
     CountTokens,
     approximate_tokens,
     one_line,
     says_something,
-    strip_thinking,
 )
-
-SECTIONS = {
-    "sai": "strategies and insights",
-    "calc": "formulas and calculations",
-    "code": "code snippets and templates",
-    "err": "common mistakes to avoid",
-    "heu": "problem-solving heuristics",
-    "ctx": "context clues and indicators",
-    "misc": "others",
-}
-Tag = Literal["helpful", "harmful", "neutral"]
 
 _LINE = re.compile(
     rf"\[((?:{'|'.join(SECTIONS)})-([0-9]{{5,18}}))\] "
     r"helpful=([0-9]{1,18}) harmful=([0-9]{1,18}) :: (.*)"
 )
-_SEEN_BOUND = 64
+_TEXTS_KEPT = 64
 _WANTED_IDS = {"ADD": (0, 0), "UPDATE": (1, 1), "REMOVE": (1, 1), "MERGE": (2, 1 << 30)}
-
-
-class PlaybookConfig(BaseModel):
-    """Budgets and rules of the playbook."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_entries: int = Field(150, ge=1, description="most entries (paper: Mmax, 120 to 200)")
-    max_tokens: int = Field(8192, ge=16, description="most tokens of the rendered playbook")
-    max_entry_chars: int = Field(1000, ge=16, description="a longer lesson is cut here")
-    concise: Literal["staleness", "prioritized", "off"] = Field(
-        "staleness", description="how entries are dropped (paper: CONCISE, App. D)"
-    )
-    concise_every: int = Field(4, ge=1, description="context updates between two cleanings (F)")
-    admission: Literal["immediate", "confirmed"] = Field(
-        "immediate", description="immediate: the paper's; confirmed: once reflections agree"
-    )
-    confirmations: int = Field(
-        2, ge=1, description="independent reflections that admit an entry (confirmed)"
-    )
-    candidate_patience: int = Field(
-        32, ge=1, description="context updates that a candidate waits for support (confirmed)"
-    )
-    merge_similarity: float = Field(
-        0.95, gt=0, le=1, description="lessons at least this alike are one (1: same words only)"
-    )
-
-
-@dataclass
-class Entry:
-    """One lesson.
-
-    Attributes:
-        id: `slug-00001`; the slug is the section.
-        content: one line.
-        helpful, harmful: how often reflections tagged it so.
-        created: context update that added it.
-        tagged: context update that last tagged it helpful or harmful; None if none did.
-        support, against: independent reflections for and against it.
-        replaces: entries that it was written to replace, by UPDATE or MERGE, while a candidate.
-        admitted: whether the teacher sees it.
-
-    Two entries are equal if what they render to is equal; bookkeeping does not count.
-    """
-
-    id: str
-    content: str
-    helpful: int = 0
-    harmful: int = 0
-    created: int = field(default=0, compare=False)
-    tagged: int | None = field(default=None, compare=False)
-    support: int = field(default=1, compare=False)
-    against: int = field(default=0, compare=False)
-    replaces: list[str] = field(default_factory=list, compare=False)
-    admitted: bool = field(default=True, compare=False)
-    seen: list[str] = field(default_factory=list, compare=False, repr=False)
-
-    @property
-    def section(self) -> str:
-        """Slug of the section: sai, calc, code, err, heu, ctx or misc."""
-        return self.id.partition("-")[0]
-
-    @property
-    def net(self) -> int:
-        """Support minus opposition."""
-        return self.support - self.against
-
-    def render(self) -> str:
-        """One line: `[err-00012] helpful=3 harmful=0 :: content`."""
-        return f"[{self.id}] helpful={self.helpful} harmful={self.harmful} :: {self.content}"
-
-    def vote(self, evidence: str, *, pro: bool) -> None:
-        """Count one reflection for or against; the same evidence counts once."""
-        if evidence in self.seen:
-            return
-        self.seen = [*self.seen, evidence][-_SEEN_BOUND:]
-        self.support += pro
-        self.against += not pro
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A curator's wish. `ids` holds one id for UPDATE and REMOVE, two or more for MERGE."""
-
-    op: Literal["ADD", "UPDATE", "MERGE", "REMOVE"]
-    content: str = ""
-    section: str = "misc"
-    ids: tuple[str, ...] = ()
 
 
 class Playbook:
@@ -153,7 +49,9 @@ class Playbook:
         self.updates = 0
         self._serial = 0
         self._seed = seed
+        self._changed = 0
         self._count_tokens = count_tokens
+        self._tokens: dict[str, int] = {}
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -217,6 +115,7 @@ class Playbook:
             "version": 1,
             "updates": self.updates,
             "serial": self._serial,
+            "changed": self._changed,
             "entries": [asdict(entry) for entry in self.entries.values()],
         }
 
@@ -231,33 +130,44 @@ class Playbook:
         entries = [Entry(**item) for item in json.loads(json.dumps(state["entries"]))]
         self.entries = {entry.id: entry for entry in entries}
         self.updates, self._serial = int(state["updates"]), int(state["serial"])
+        self._changed = int(state.get("changed", 0))
 
     # -- writing ---------------------------------------------------------------------------
 
     def begin_update(self) -> Counter[str]:
         """Start a context update (paper: Algorithm 1).
 
-        Runs CONCISE every `concise_every` updates, and whenever the budget is exceeded.
+        Runs CONCISE after every `concise_every` updates (at the start of updates 5, 9, 13, ... by
+        default), and whenever the budget is exceeded.
         """
+        done = self.updates
         self.updates += 1
+        self._changed = 0
         counts: Counter[str] = Counter()
-        if self.config.concise != "off" and self.updates % self.config.concise_every == 0:
-            counts += self._drop_by_class()
+        if self.config.concise != "off" and done and done % self.config.concise_every == 0:
+            counts += drop_by_class(self.entries, self.config, self.updates)
         return counts + self._hold_budget()
 
     def tag(self, tags: Iterable[tuple[str, Tag]], evidence: str) -> Counter[str]:
         """Apply one reflection's tags.
 
         Args:
-            tags: pairs of entry id and tag; unknown ids are counted and ignored.
+            tags: pairs of entry id and tag; unknown ids, and more entries tagged harmful than one
+                output may, are counted and ignored.
             evidence: names the trial that the reflection is about.
         """
         counts: Counter[str] = Counter()
+        harmful: set[str] = set()
         for id_, verdict in tags:
             entry = self.entries.get(id_)
             if entry is None:
                 counts["tag_unknown_id"] += 1
                 continue
+            if verdict == "harmful":
+                if len(harmful | {id_}) > self.config.max_harmful_per_output:
+                    counts["tag_over_bound"] += 1
+                    continue
+                harmful.add(id_)
             counts[f"tag_{verdict}"] += 1
             if verdict != "neutral":
                 self._count_tag(entry, evidence, pro=verdict == "helpful")
@@ -271,17 +181,24 @@ class Playbook:
         """
         counts: Counter[str] = Counter()
         for evidence, operations in batch:
+            touched: set[str] = set()
             for operation in operations:
-                counts[self._apply_one(operation, evidence)] += 1
-        counts += self._settle()
+                counts[self._apply_one(operation, evidence, touched)] += 1
+        room = max(0, self.config.max_changes_per_update - self._changed)
+        settled, gone = settle(self.entries, self.config, room)
+        self._changed += gone
+        counts += settled
         counts += self._hold_budget()
         return +counts
 
-    def _apply_one(self, operation: Operation, evidence: str) -> str:
+    def _apply_one(self, operation: Operation, evidence: str, touched: set[str]) -> str:
+        """Apply an operation of an output that has `touched` these entries; what came of it."""
+        if self.config.add_only and operation.op != "ADD":
+            return "op_not_allowed"
         fewest, most = _WANTED_IDS.get(operation.op, (1, 0))
         if not fewest <= len(set(operation.ids)) <= most:
             return "op_malformed"
-        content = one_line(strip_thinking(operation.content))
+        content = one_line(operation.content)
         content = content[: self.config.max_entry_chars].strip()
         if operation.op != "REMOVE":
             if not says_something(content):
@@ -296,6 +213,12 @@ class Playbook:
                 return "op_unknown_id"
             operation = Operation("ADD", content, operation.ids[0].partition("-")[0])
         targets = [self.entries[id_] for id_ in dict.fromkeys(operation.ids)]
+        if operation.op == "UPDATE" and self._same(targets[0].content, content):
+            # Other words for the same: nothing to vote on, and the counts stay.
+            return "op_duplicate"
+        refused = self._over_bounds(operation, touched)
+        if refused:
+            return refused
         if operation.op == "REMOVE":
             return self._remove(targets[0], evidence)
         twin = self._twin(content, besides=operation.ids)
@@ -305,6 +228,19 @@ class Playbook:
             self._insert(operation.section, content, evidence)
             return "op_add"
         return self._rewrite(targets, operation, content, evidence)
+
+    def _over_bounds(self, operation: Operation, touched: set[str]) -> str:
+        """Why an operation would change too many entries; else empty, and they are noted."""
+        changed = set(operation.ids)
+        if changed and len(touched | changed) > self.config.max_changes_per_output:
+            return "op_over_output_bound"
+        # Under confirmed admission operations only vote: what votes change is bounded by `settle`.
+        if not self._confirmed:
+            if changed and self._changed + len(changed) > self.config.max_changes_per_update:
+                return "op_over_update_bound"
+            self._changed += len(changed)
+        touched |= changed
+        return ""
 
     def _remove(self, entry: Entry, evidence: str) -> str:
         if self._confirmed:
@@ -330,9 +266,6 @@ class Playbook:
     ) -> str:
         """UPDATE and MERGE: at once, or as a candidate that must earn its place."""
         name = f"op_{operation.op.lower()}"
-        if operation.op == "UPDATE" and self._same(targets[0].content, content):
-            # Other words for the same: nothing to vote on, and the counts stay.
-            return "op_duplicate"
         if self._confirmed:
             if operation.op == "UPDATE":
                 targets[0].vote(evidence, pro=False)
@@ -390,74 +323,17 @@ class Playbook:
     def _confirmed(self) -> bool:
         return self.config.admission == "confirmed"
 
-    def _settle(self) -> Counter[str]:
-        """Confirmed admission: admit what is supported, drop what is outvoted."""
-        counts: Counter[str] = Counter()
-        for entry in self.all():
-            if not self._confirmed:
-                entry.admitted = True
-            elif entry.against > entry.support:
-                del self.entries[entry.id]
-                counts["dropped_outvoted"] += 1
-        # The best supported first: of several that want one place, it gets it.
-        for entry in sorted(self.all(), key=lambda e: -e.net) if self._confirmed else ():
-            if entry.id not in self.entries:
-                continue
-            rivals = [self.entries[i] for i in entry.replaces if i in self.entries]
-            ready = entry.support >= self.config.confirmations and entry.support > entry.against
-            beaten = any(rival.admitted and rival.net >= entry.net for rival in rivals)
-            entry.admitted = ready and not beaten
-            if entry.admitted:
-                counts["dropped_replaced"] += self._replace(rivals, entry)
-        return counts
-
-    def _replace(self, rivals: Sequence[Entry], entry: Entry) -> int:
-        """Drop what an admitted entry replaces; who else wanted that place must beat it."""
-        entry.replaces = []
-        gone = {rival.id for rival in rivals}
-        for id_ in gone:
-            del self.entries[id_]
-        for other in self.entries.values():
-            if gone.intersection(other.replaces):
-                kept = [id_ for id_ in other.replaces if id_ not in gone]
-                other.replaces = [*kept, entry.id]
-        return len(gone)
-
-    def _drop_by_class(self) -> Counter[str]:
-        """CONCISE without a budget: harmful entries go, and unused ones after their grace."""
-        counts: Counter[str] = Counter()
-        for entry in list(self.entries.values()):
-            reason = self._class_to_drop(entry)
-            if reason:
-                del self.entries[entry.id]
-                counts[reason] += 1
-        return counts
-
-    def _class_to_drop(self, entry: Entry) -> str | None:
-        age = self.updates - entry.created
-        if self._confirmed and not entry.admitted:
-            last = entry.created if entry.tagged is None else entry.tagged
-            waited = self.updates - last
-            return "dropped_unconfirmed" if waited > self.config.candidate_patience else None
-        if entry.harmful >= entry.helpful and entry.harmful > 0:
-            return "dropped_harmful"
-        # One update of grace: last step's entries have not been seen by any reflector yet.
-        if entry.helpful + entry.harmful == 0 and age > 1:
-            return "dropped_unused"
-        return None
-
     def _hold_budget(self) -> Counter[str]:
         """CONCISE with a budget: classes first, then entries one by one until the rest fits."""
         counts: Counter[str] = Counter()
         if not self._over_budget(self.tokens()):
             return counts
         if self.config.concise != "off":
-            counts += self._drop_by_class()
+            counts += drop_by_class(self.entries, self.config, self.updates)
         # What can never fit goes first: it would drive everything else out.
         lines = {entry.id: self._line_tokens(entry) for entry in self.all()}
-        order = sorted(
-            self._eviction_order(), key=lambda entry: lines[entry.id] <= self.config.max_tokens
-        )
+        order = eviction_order(self.all(), self.config, self._seed, self.updates)
+        order.sort(key=lambda entry: lines[entry.id] <= self.config.max_tokens)
         tokens = sum(lines.values())
         for entry in order:
             if not self._over_budget(tokens):
@@ -472,21 +348,17 @@ class Playbook:
         config = self.config
         if len(self) > config.max_entries or tokens > config.max_tokens:
             return True
-        return len(self) > 0 and self._count_tokens(self.render()) > config.max_tokens
+        return len(self) > 0 and self._count(self.render()) > config.max_tokens
 
     def _line_tokens(self, entry: Entry) -> int:
-        return self._count_tokens(entry.render() + "\n")
+        return self._count(entry.render() + "\n")
 
-    def _eviction_order(self) -> list[Entry]:
-        """Candidates first; then the longest untagged, or (prioritized) seeded at random.
-
-        What no reflector has tagged yet, and is here by its grace, leaves last.
-        """
-        entries = self.all()
-        if self.config.concise == "prioritized":
-            random.Random(f"{self._seed}/{self.updates}").shuffle(entries)
-            return sorted(entries, key=lambda e: (e.admitted, e.helpful + e.harmful == 0))
-        return sorted(
-            entries,
-            key=lambda e: (e.admitted, e.created if e.tagged is None else e.tagged, e.created),
-        )
+    def _count(self, text: str) -> int:
+        """Tokens of a text, counted once; the texts asked for longest ago are forgotten."""
+        count = self._tokens.pop(text, None)
+        if count is None:
+            count = self._count_tokens(text)
+        self._tokens[text] = count
+        if len(self._tokens) > 2 * len(self.entries) + _TEXTS_KEPT:
+            del self._tokens[next(iter(self._tokens))]
+        return count

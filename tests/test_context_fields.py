@@ -1,0 +1,39 @@
+"""Ids and sections in whatever spelling."""
+
+import pytest
+
+from resd.context.fields import as_id, as_section
+
+
+@pytest.mark.parametrize(
+    ("names", "slug"),
+    [
+        ("sai|SAI|[sai]|sai-00000|strategies_and_insights|STRATEGIES & INSIGHTS|Strategy", "sai"),
+        ("calc|formulas|FORMULAS & CALCULATIONS|calc (formulas and calculations)", "calc"),
+        ("code|Code Snippets|code_snippets_and_templates|templates", "code"),
+        ("err|Common Mistakes|ERR: mistakes|mistakes in code|Errors|section err", "err"),
+        ("heu|PROBLEM-SOLVING HEURISTICS|problem_solving_heuristics", "heu"),
+        ("ctx|context_clues_and_indicators|Clues", "ctx"),
+        ("misc|others|Other|miscellaneous|", "misc"),
+    ],
+)
+def test_sections_in_any_spelling(names, slug):
+    for name in names.split("|"):
+        assert as_section(name) == (slug, True), name
+    assert as_section("nonsense") == ("misc", False)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "id_"),
+    [
+        *((s, "sai-00012") for s in ("sai-00012", " [SAI-12] ", "`sai_12`:", "sai 000000012")),
+        ("[sai-00012] helpful=1 harmful=0 :: text", "sai-00012"),
+        ("sai-123456", "sai-123456"),
+        ("all but sai-00012", "all but sai-00012"),
+        ("sai-" + "9" * 5000, "sai-" + "9" * 5000),
+        ("a\u2028b\x00", "a b"),
+        (12, ""),
+    ],
+)
+def test_ids_in_odd_forms(spelled, id_):
+    assert as_id(spelled) == id_
