@@ -17,7 +17,7 @@ from matplotlib import style
 from matplotlib.image import imread
 from rich.console import Console
 
-from resd.cli import _assignment, _split
+from resd.cli.main import _assignment, _split
 from resd.compare.command import Variant, compare, parse_seeds, parse_variants
 from resd.compare.plan import State, make_runs, train_command
 from resd.config import load_config

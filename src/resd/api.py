@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from resd.config import RunConfig, load_config
@@ -24,7 +25,11 @@ def train(config: RunConfig, view: RunView | None = None) -> Path:
     output = config.output or default_output(config)
     check_new(output)
     setup = prepare(config)
-    run = RunDirectory.create(output, config.model_copy(update={"output": output}))
+    try:
+        run = RunDirectory.create(output, config.model_copy(update={"output": output}))
+    except BaseException:
+        setup.close()
+        raise
     _run(setup, run, view)
     return output
 
@@ -63,6 +68,7 @@ def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
     finally:
         shown.close()
         run.close()
+        setup.close()
 
 
 def default_output(config: RunConfig) -> Path:
@@ -102,10 +108,11 @@ def evaluate_model(
     Raises:
         UserError: no such model or task.
     """
-    from resd.engines import HFEngine
+    from resd.loop.masters import Masters
+    from resd.loop.rollouts import Sampler
     from resd.loop.setup import prepare
-    from resd.models.load import load_model, read_context_length
-    from resd.runs.seeds import derive
+    from resd.loop.trainer import make_engine
+    from resd.models.load import compute_dtype, load_model, read_context_length
 
     run = Path(model)
     if (run / "config.toml").is_file():
@@ -126,20 +133,19 @@ def evaluate_model(
         config.evaluation.samples = _at_least(1, samples, "--samples")
     if seed is not None:
         config.seed = _at_least(0, seed, "--seed")
-    setup = prepare(config)
-    baselines = evaluate_baselines(
-        setup.environment, setup.test, config.evaluation, config.rollout.env_workers
-    )
-    student = load_model(config.model)
-    engine = HFEngine(student, setup.tokenizer, config.rollout.batch_size, setup.context)
-    return evaluate(
-        engine,
-        setup.chat,
-        setup.environment,
-        setup.test,
-        config.evaluation,
-        config.rollout,
-        derive(config.seed, "evaluation", "alone"),
-        setup.max_prompt,
-        baselines,
-    )
+    with closing(prepare(config)) as setup:
+        baselines = evaluate_baselines(
+            setup.environment, setup.test, config.evaluation, setup.scorer
+        )
+        student = load_model(config.model)
+        Masters(student, compute_dtype(config.model))
+        sampler = Sampler(
+            make_engine(student, setup),
+            None,
+            setup.chat.encode,
+            setup.scorer,
+            setup.max_prompt,
+            config.seed,
+        )
+        limit = config.rollout.max_new_tokens
+        return evaluate(sampler, setup.test, config.evaluation, limit, "alone", baselines)

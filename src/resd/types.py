@@ -8,10 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any, Literal, TypedDict
 
 Split = Literal["train", "test"]
 
@@ -71,16 +68,21 @@ class Completion:
 
     Attributes:
         token_ids: with the end token, if it was reached.
-        text: decoded without special tokens.
+        text: the whole response, so that it can be judged alone: where the prompt opened the
+            thinking, the text starts with that mark.
         finish_reason: "stop", or "length" if the limit cut it off.
-        log_probs: of each token under the sampler; None if the sampler shares the trainer's
-            weights, so that the trainer's own are as good.
+        log_probs: of each token under the sampler's full softmax at temperature 1, before
+            temperature and nucleus: what the trainer's log-softmax is compared with. None where
+            the engine does not give them.
+        answer: what follows the thinking; None if the response ended inside its thinking and
+            so holds no answer.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: Literal["stop", "length"]
     log_probs: tuple[float, ...] | None = None
+    answer: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,24 @@ class Rollout:
 
     Attributes:
         outcome: None if the environment failed on it; such a rollout teaches nothing.
+        seed: of this response's sampling; whatever else is random about it derives from it.
     """
 
     example: Example
     prompt_ids: tuple[int, ...]
     completion: Completion
     outcome: Outcome | None
+    seed: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether every test case passed."""
         return self.outcome is not None and self.outcome.passed
+
+    @property
+    def answer(self) -> str:
+        """What the response answers; empty if it ended inside its thinking."""
+        return self.completion.answer or ""
 
     @property
     def evidence(self) -> str:
@@ -108,7 +117,7 @@ class Rollout:
         return f"{self.example.id}/{digest.hexdigest()}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingSample:
     """One response that teaches.
 
@@ -116,8 +125,7 @@ class TrainingSample:
         teacher_ids: the teacher's prompt (distillation); empty for policy gradients.
         weight: of this sample in the loss.
         advantage: for policy gradients.
-        old_log_probs [R]: of the response's tokens under the policy that drew them; filled by
-            the first forward pass where the engine did not give them.
+        log_probs [R]: of the response's tokens under the sampler, as in `Completion`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -125,4 +133,4 @@ class TrainingSample:
     teacher_ids: tuple[int, ...] = ()
     weight: float = 1.0
     advantage: float = 0.0
-    old_log_probs: torch.Tensor | None = None
+    log_probs: tuple[float, ...] | None = None

@@ -35,7 +35,12 @@ class ModelConfig(Part):
     path: str = Field(
         "", description="'lab', 'smol', a directory in Hugging Face format, or a hub id"
     )
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="weights' dtype")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="weights' dtype; full training needs float32"
+    )
+    compute_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="dtype of forward and backward; the weights' own by default"
+    )
     lora: LoraConfig | None = Field(None, description="LoRA adapters; none trains all weights")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
     threads: int | None = Field(
@@ -153,8 +158,16 @@ class ResdConfig(DistillConfig):
 
     name: Literal["resd"] = Field("resd", description="the method")
     use_reflection: bool = Field(True, description="the teacher sees the reflection")
-    use_playbook: bool = Field(True, description="keep a playbook and show it to the teacher")
-    use_solutions: bool = Field(True, description="cache successes and show them to the teacher")
+    use_playbook: bool = Field(
+        True, description="the teacher sees the playbook, which is written in any case"
+    )
+    use_solutions: bool = Field(
+        True, description="cache successes and show them; off, a success still shows its own"
+    )
+    deduplicate: bool = Field(True, description="one curation an example, however many rollouts")
+    retry_unparsed: bool = Field(
+        False, description="ask once more for a reflection or curation that cannot be parsed"
+    )
     success_tags: bool = Field(False, description="a lighter call tags entries after successes")
     reflector: Literal["student", "teacher"] = Field(
         "student", description="whose weights write reflections and curations"
@@ -172,12 +185,16 @@ class SdpoConfig(DistillConfig):
     """SDPO: the teacher sees feedback, and a peer's success when there are several rollouts."""
 
     name: Literal["sdpo"] = Field("sdpo", description="the method")
+    use_trial: bool = Field(False, description="the teacher sees the failed trial")
+    feedback_beside_peer: bool = Field(
+        False, description="the teacher sees the feedback also where a peer succeeded"
+    )
 
 
-class SdpoSsConfig(DistillConfig):
+class SdpoSsConfig(SdpoConfig):
     """SDPO+ss: a success is its own demonstration."""
 
-    name: Literal["sdpo_ss"] = Field("sdpo_ss", description="the method")
+    name: Literal["sdpo_ss"] = Field("sdpo_ss", description="the method")  # type: ignore[assignment]
 
 
 class GrpoConfig(Part):

@@ -4,8 +4,8 @@
 A parameter-efficient (peft) student, recognised by its `disable_adapter`, needs no second copy of
 the model: frozen turns the adapter off, ema swaps in its own adapter weights.
 
-Build a teacher from the bare student, not from a wrapper (DDP, compiled) around it, and pass the
-bare student to `update` too, so that parameter names agree.
+Build a teacher from the bare student, not from a wrapper (DDP, compiled) around it, and give
+`update` its weights by the same names.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ class Teacher(Protocol):
         optimiser there. The student is as before afterwards, also when the body raises.
         """
 
-    def update(self, student: nn.Module) -> None:
-        """Follow the student; call it after every optimiser step whose gradient was finite."""
+    @property
+    def fixed(self) -> bool:
+        """Whether its weights never change."""
+
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Follow the student's weights; call it after every finite optimiser step."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold: references, as `nn.Module.state_dict` does."""
@@ -44,6 +48,8 @@ class Teacher(Protocol):
 class LiveTeacher:
     """The student as it is now."""
 
+    fixed = False
+
     def __init__(self, student: nn.Module) -> None:
         """Keep a reference to the student."""
         self._student = student
@@ -54,7 +60,7 @@ class LiveTeacher:
         with _scoring(self._student):
             yield self._student
 
-    def update(self, student: nn.Module) -> None:
+    def update(self, weights: Mapping[str, Tensor]) -> None:
         """Do nothing: the student is the teacher."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -71,6 +77,8 @@ class FrozenTeacher:
 
     The copy goes to the checkpoint: the run that resumes may not have the initial model any more.
     """
+
+    fixed = True
 
     def __init__(self, student: nn.Module) -> None:
         """Copy the student, or keep a reference to a peft student."""
@@ -89,7 +97,7 @@ class FrozenTeacher:
         with student.disable_adapter(), _scoring(self._model):
             yield self._model
 
-    def update(self, student: nn.Module) -> None:
+    def update(self, weights: Mapping[str, Tensor]) -> None:
         """Do nothing: frozen."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -110,12 +118,17 @@ class EmaTeacher:
     itself at that rate.)
     """
 
-    def __init__(self, student: nn.Module, rate: float) -> None:
+    fixed = False
+
+    def __init__(
+        self, student: nn.Module, rate: float, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Start the average at the student's weights (of a peft student: its adapter's).
 
         Args:
             student: the bare student.
             rate: in (0, 1]. An average that never moves must be asked for as `FrozenTeacher`.
+            weights: the student's wide weights by name, where it computes in a narrower dtype.
 
         Raises:
             ValueError: for a rate outside (0, 1], or a student without anything to average.
@@ -133,6 +146,10 @@ class EmaTeacher:
         }
         if not self._average:
             raise ValueError("the student has no parameter to average")
+        with torch.no_grad():
+            for name in self._average.keys() & (weights or {}).keys():
+                # Never into the copied model's own tensor: that is what computes.
+                self._average[name] = (weights or {})[name].detach().float().clone()
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
@@ -145,22 +162,17 @@ class EmaTeacher:
             yield self._model
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """Move the average towards the student; buffers are taken over as they are.
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Move the average towards the student's weights, given by name.
 
         Raises:
-            ValueError: if the student lacks a parameter of the average.
+            ValueError: if a parameter of the average is missing.
         """
-        parameters = dict(student.named_parameters())
-        missing = sorted(self._average.keys() - parameters.keys())
+        missing = sorted(self._average.keys() - weights.keys())
         if missing:
             raise ValueError(f"{missing[0]!r} is not in the student; pass the unwrapped model")
         for name, average in self._average.items():
-            average.lerp_(parameters[name].detach().to(average), self.rate)
-        if not self._peft:
-            buffers = dict(student.named_buffers())
-            for name, buffer in self._model.named_buffers():
-                buffer.copy_(buffers[name])
+            average.lerp_(weights[name].detach().to(average), self.rate)
         self._publish()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -184,8 +196,13 @@ class EmaTeacher:
                 parameters[name].copy_(average)
 
 
-def make_teacher(kind: TeacherKind, student: nn.Module, rate: float = 1e-4) -> Teacher:
-    """Build the teacher that the configuration names; only `ema` uses `rate`.
+def make_teacher(
+    kind: TeacherKind,
+    student: nn.Module,
+    rate: float = 1e-4,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Teacher:
+    """Build the teacher that the configuration names; only `ema` uses `rate` and `weights`.
 
     Raises:
         ValueError: for an unknown kind, or a rate that the ema teacher rejects.
@@ -193,7 +210,7 @@ def make_teacher(kind: TeacherKind, student: nn.Module, rate: float = 1e-4) -> T
     if kind == "frozen":
         return FrozenTeacher(student)
     if kind == "ema":
-        return EmaTeacher(student, rate)
+        return EmaTeacher(student, rate, weights)
     if kind == "live":
         return LiveTeacher(student)
     raise ValueError(f"teacher kind must be one of {get_args(TeacherKind)}, got {kind!r}")

@@ -19,24 +19,50 @@ class Sampling:
         temperature: 0 is greedy.
         top_p: nucleus, in (0, 1].
         max_new_tokens: most tokens of a completion.
-        seed: the same seed, prompts and weights give the same completions.
     """
 
     temperature: float
     top_p: float
     max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion that is asked for.
+
+    Attributes:
+        prompt_ids: token ids of the prompt, with the assistant header.
+        seed: of this completion alone: it is the same in any batch and in any order (up to
+            the rounding of the logits, which a batch's shape may change).
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
     seed: int
 
 
 class Engine(Protocol):
-    """Generates with the current weights."""
+    """Generates with the weights it was last given.
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One completion for each prompt of token ids, in order."""
+    Attributes:
+        shares_weights: True if it samples from the very module that is trained, so that the
+            trainer's own log-probs are as good as the sampler's.
+    """
+
+    shares_weights: bool
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion for each request, in order."""
         ...
 
-    def sync(self, model: torch.nn.Module) -> None:
-        """Take over the weights of a model."""
+    def sync(self, model: torch.nn.Module, version: str) -> None:
+        """Take over the weights of a model.
+
+        Args:
+            model: holds them now.
+            version: names them: the same version is the same weights, and need not be copied
+                again.
+        """
         ...
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
-from resd.engines.base import Completion, Sampling
+from resd.engines.base import Request, left_pad
+from resd.engines.choice import SeededChoice
 from resd.errors import UserError
+from resd.types import Completion
+
+# Prompt and response ids and whether the end was reached, to the whole text and the answer in it.
+Read = Callable[[Sequence[int], Sequence[int], bool], tuple[str, str | None]]
 
 
 class HFEngine:
@@ -20,97 +25,130 @@ class HFEngine:
         tokenizer: with end and padding tokens.
         batch_size: prompts generated at once.
         max_context: most tokens of prompt and completion together.
+        end_ids: tokens that end a response; by default the tokenizer's and the model's.
+        pad_id: the padding token; by default the tokenizer's, or an end token.
+        read: finds text and answer in a response; by default the decoded text is the answer.
     """
+
+    shares_weights = True
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         max_context: int,
+        *,
+        end_ids: Sequence[int] | None = None,
+        pad_id: int | None = None,
+        read: Read | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_context = max_context
-        self._end_ids = end_token_ids(model, tokenizer)
-        self._pad_id = pad_token_id(tokenizer, self._end_ids)
+        self._end_ids = sorted(end_ids) if end_ids else end_token_ids(model, tokenizer)
+        self._pad_id = pad_token_id(tokenizer, self._end_ids) if pad_id is None else pad_id
+        self._read = read or self._plain
 
-    def sync(self, model: torch.nn.Module) -> None:
+    def sync(self, model: torch.nn.Module, version: str) -> None:
         """Sample from another model from now on; weights are shared, not copied."""
-        self._model = model  # type: ignore[assignment]
+        self._model = model
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One completion for each prompt, in order; raises ValueError if one fills the context."""
-        if not prompts:
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion for each request, in order.
+
+        Raises:
+            ValueError: a prompt fills the whole context.
+            UserError: the model's probabilities are not finite any more.
+        """
+        if not requests:
             return []
-        if max(map(len, prompts)) >= self._max_context:
+        if max(len(request.prompt_ids) for request in requests) >= self._max_context:
             raise ValueError("a prompt fills the whole context; leave it out before generating")
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         results: dict[int, Completion] = {}
         training = self._model.training
         self._model.eval()
-        torch.manual_seed(sampling.seed)
         try:
             for start in range(0, len(order), self._batch_size):
                 chunk = order[start : start + self._batch_size]
-                done = self._batch([prompts[i] for i in chunk], sampling)
+                done = self._batch([requests[i] for i in chunk])
                 results.update(zip(chunk, done, strict=True))
         finally:
             self._model.train(training)
-        return [results[i] for i in range(len(prompts))]
+        return [results[i] for i in range(len(requests))]
 
-    def _batch(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self._pad_id)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        model: Any = self._model
-        device = model.device
-        limit = min(sampling.max_new_tokens, self._max_context - width)
+    def _batch(self, requests: Sequence[Request]) -> list[Completion]:
+        ids, mask = left_pad([request.prompt_ids for request in requests], self._pad_id)
+        device, width = self._model.device, ids.shape[1]
+        longest = max(request.sampling.max_new_tokens for request in requests)
+        choice = SeededChoice(requests, width, device)
         try:
-            output = model.generate(
+            output = self._model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                generation_config=self._config(sampling, limit),
+                generation_config=self._config(min(longest, self._max_context - width)),
+                logits_processor=LogitsProcessorList([choice]),
             )
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
+        except FloatingPointError:
             raise UserError(
                 "the model gives no finite probabilities any more: its weights have diverged; "
                 "start again with a lower train.lr"
             ) from None
-        return [self._completion(row) for row in output[:, width:].tolist()]
+        rows = zip(requests, output[:, width:].tolist(), choice.log_probs(), strict=True)
+        return [self._completion(row, request, log_probs) for request, row, log_probs in rows]
 
-    def _config(self, sampling: Sampling, limit: int) -> GenerationConfig:
-        # Every sampling value is given: what is left out would come from the model's own
+    def _config(self, limit: int) -> GenerationConfig:
+        # The choice of tokens is ours alone; what is left out here would come from the model's own
         # generation config (a top-k of 20, say) and silently change the policy.
-        greedy = sampling.temperature == 0
-        extra: dict[str, Any] = (
-            {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        )
         return GenerationConfig(
-            do_sample=not greedy,
-            top_k=0 if not greedy else None,
+            do_sample=False,
+            num_beams=1,
+            num_return_sequences=1,
             repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_new_tokens=0,
+            use_cache=True,
             max_new_tokens=limit,
             eos_token_id=self._end_ids,
             pad_token_id=self._pad_id,
-            **extra,
         )
 
-    def _completion(self, row: list[int]) -> Completion:
+    def _completion(
+        self,
+        row: Sequence[int],
+        request: Request | None = None,
+        log_probs: Sequence[float] | None = None,
+    ) -> Completion:
         end = next((i for i, token in enumerate(row) if token in self._end_ids), None)
-        ids = row if end is None else row[: end + 1]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Completion(tuple(ids), str(text), "length" if end is None else "stop")
+        ids = list(row) if end is None else list(row[: end + 1])
+        if request is not None and len(ids) > request.sampling.max_new_tokens:
+            ids, end = ids[: request.sampling.max_new_tokens], None
+        prompt = request.prompt_ids if request is not None else ()
+        text, answer = self._read(prompt, ids, end is not None)
+        return Completion(
+            token_ids=tuple(ids),
+            text=text,
+            finish_reason="length" if end is None else "stop",
+            log_probs=tuple(log_probs[: len(ids)]) if log_probs is not None else None,
+            answer=answer,
+        )
+
+    def _plain(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], finished: bool
+    ) -> tuple[str, str | None]:
+        # Cleaning up would change what the tokens say: `x != y` to `x!= y`.
+        text = str(
+            self._tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+        return text, text
 
 
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All end tokens: the tokenizer's and those of the model's generation config."""
     config = getattr(model, "generation_config", None)
     ids = config.eos_token_id if config is not None else None

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from resd.config import EvalConfig, RolloutConfig
-from resd.engines import Engine, Sampling
+from resd.config import EvalConfig
+from resd.engines import Sampling
 from resd.errors import UserError
-from resd.models.chat import ChatFormat
+from resd.loop.rollouts import Sampler
 from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
-from resd.tasks.scoring import score
+from resd.tasks.scoring import Scorer
 from resd.types import Example, Outcome
 
 
@@ -80,14 +80,11 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
-    chat: ChatFormat,
-    environment: Environment,
+    sampler: Sampler,
     examples: Sequence[Example],
     config: EvalConfig,
-    rollout: RolloutConfig,
-    seed: int,
-    max_prompt: int,
+    max_new_tokens: int,
+    purpose: object,
     baselines: Mapping[str, Baseline] | None = None,
 ) -> Evaluation:
     """Sample n responses for each test example and score them.
@@ -96,27 +93,20 @@ def evaluate(
     environment fails counts as failed.
 
     Args:
-        engine: samples with the student's weights.
-        chat: turns prompts into token ids.
-        environment: the task.
+        sampler: samples with the student's weights.
         examples: of the test split; the first `config.max_examples` are used.
         config: n and the sampling.
-        rollout: the response limit and the environment's threads.
-        seed: of the sampling.
-        max_prompt: examples with a longer prompt are skipped and counted.
+        max_new_tokens: the response limit.
+        purpose: distinguishes this evaluation's seeds from another's: the step, or a name.
         baselines: as `evaluate_baselines` found them, to stand beside the result.
     """
     chosen = list(examples)[: config.max_examples]
-    encoded = [(example, chat.encode(example.prompt)) for example in chosen]
-    fitting = [(example, ids) for example, ids in encoded if len(ids) <= max_prompt]
     n = config.samples
-    sampling = Sampling(config.temperature, config.top_p, rollout.max_new_tokens, seed)
-    completions = engine.generate([ids for _, ids in fitting for _ in range(n)], sampling)
-    pairs = [(fitting[i // n][0], c.text) for i, c in enumerate(completions)]
-    scores = score(environment, pairs, rollout.env_workers)
-    outcomes = scores.outcomes
+    sampling = Sampling(config.temperature, config.top_p, max_new_tokens)
+    batch = sampler.respond(chosen, n, sampling, "evaluation", purpose)
+    outcomes = [rollout.outcome for rollout in batch.rollouts]
     groups = [outcomes[i : i + n] for i in range(0, len(outcomes), n)]
-    cut = sum(completion.finish_reason == "length" for completion in completions)
+    cut = sum(rollout.completion.finish_reason == "length" for rollout in batch.rollouts)
     tasks = [[float(o is not None and o.passed) for o in group] for group in groups]
     cases = [[_cases(o) for o in group] for group in groups]
     return Evaluation(
@@ -125,17 +115,17 @@ def evaluate(
         case_mean=_mean([_mean(group) for group in cases]),
         case_best=_mean([max(group) for group in cases]),
         samples=n,
-        problems=len(fitting),
-        truncated=cut / max(1, len(completions)),
-        skipped=len(chosen) - len(fitting),
+        problems=len(groups),
+        truncated=cut / max(1, len(outcomes)),
+        skipped=batch.skipped,
         failed=sum(outcome is None for outcome in outcomes),
-        first_failure=scores.first_failure,
+        first_failure=batch.first_failure,
         baselines=baselines or {},
     )
 
 
 def evaluate_baselines(
-    environment: Environment, examples: Sequence[Example], config: EvalConfig, workers: int
+    environment: Environment, examples: Sequence[Example], config: EvalConfig, scorer: Scorer
 ) -> dict[str, Baseline]:
     """Score the environment's trivial strategies by its own rules, on the problems evaluated.
 
@@ -143,7 +133,7 @@ def evaluate_baselines(
         environment: the task; without `baselines` there are none.
         examples: of the test split; the first `config.max_examples` are used.
         config: how many.
-        workers: threads that evaluate.
+        scorer: evaluates them.
 
     Raises:
         UserError: a strategy fails.
@@ -155,7 +145,7 @@ def evaluate_baselines(
     found = {}
     for name, answer in _called(strategies, "baselines()").items():
         pairs = [(example, _called(answer, f"baseline {name!r}", example)) for example in chosen]
-        outcomes = score(environment, pairs, workers).outcomes
+        outcomes = scorer.score(pairs).outcomes
         found[str(name)] = Baseline(
             mean=_mean([float(o is not None and o.passed) for o in outcomes]),
             case_mean=_mean([_cases(o) for o in outcomes]),

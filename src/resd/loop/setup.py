@@ -28,8 +28,8 @@ from resd.models.load import (
     read_vocabulary_size,
 )
 from resd.tasks.base import Environment
-from resd.tasks.registry import describe_error, load_environment, load_examples
-from resd.tasks.scoring import score
+from resd.tasks.registry import TaskSpec, describe_error, load_environment, load_examples
+from resd.tasks.scoring import Scorer
 from resd.text import scrubber
 from resd.types import Example
 
@@ -54,7 +54,12 @@ class Setup:
     context: int
     max_prompt: int
     pad_id: int
+    scorer: Scorer
     notes: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """End the processes that evaluate."""
+        self.scorer.close()
 
 
 def prepare(config: RunConfig) -> Setup:
@@ -66,9 +71,9 @@ def prepare(config: RunConfig) -> Setup:
     environment = load_environment(config.task, config.task_args, config.seed)
     train = load_examples(environment, "train", config.task)
     test = load_examples(environment, "test", config.task)
-    _probe(environment, train[0], config.task)
     templates = load_templates(config, environment)
     pick_device(config.model.device)
+    _check_precision(config)
     _check_trackers(config.trackers)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
@@ -76,6 +81,20 @@ def prepare(config: RunConfig) -> Setup:
     max_prompt = _max_prompt(config, context)
     for split, examples in (("train", train), ("test", test)):
         _check_prompts(config, chat, examples, split, max_prompt)
+    builder = _builder(config, templates, chat, context)
+    rollout = config.rollout
+    scorer = Scorer(
+        environment,
+        TaskSpec(config.task, config.task_args, config.seed),
+        workers=rollout.env_workers,
+        mode=rollout.env_mode,
+        seconds=rollout.env_seconds,
+    )
+    try:
+        _probe(scorer, train[0], config.task)
+    except BaseException:
+        scorer.close()
+        raise
     return Setup(
         config=config,
         environment=environment,
@@ -83,10 +102,11 @@ def prepare(config: RunConfig) -> Setup:
         test=test,
         tokenizer=tokenizer,
         chat=chat,
-        builder=_builder(config, templates, chat, context),
+        builder=builder,
         context=context,
         max_prompt=max_prompt,
         pad_id=pad_token_id(tokenizer, [tokenizer.eos_token_id]),
+        scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
     )
 
@@ -124,12 +144,23 @@ def _try_sections(templates: Templates) -> None:
             templates.render(name, "a question", **{k: v for k, v in full.items() if k != left_out})
 
 
-def _probe(environment: Environment, example: Example, task: str) -> None:
+def _probe(scorer: Scorer, example: Example, task: str) -> None:
     """An environment must survive the emptiest of responses."""
-    scores = score(environment, [(example, "")])
+    scores = scorer.score([(example, "")])
     if scores.outcomes[0] is None:
         raise UserError(
             f"task {task}: evaluate() failed on an empty response: {scores.first_failure}"
+        )
+
+
+def _check_precision(config: RunConfig) -> None:
+    """AdamW's updates are lost in bfloat16 weights; adapters are float32 in any case."""
+    if config.model.dtype != "float32" and config.model.lora is None:
+        raise UserError(
+            f"model.dtype {config.model.dtype}: full training needs float32 weights, or updates "
+            "of the size of the learning rate are rounded away; write --model.dtype float32 "
+            "--model.compute_dtype bfloat16 to compute in bfloat16, or train adapters "
+            "(--model.lora.rank 16)"
         )
 
 

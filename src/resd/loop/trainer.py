@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from resd.config import RunConfig
-from resd.engines import HFEngine, Sampling
+from resd.engines import Engine, HFEngine, Request, Sampling
 from resd.errors import UserError
-from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
+from resd.loop.clock import Clock
+from resd.loop.evaluate import evaluate, evaluate_baselines
+from resd.loop.masters import Masters
+from resd.loop.recorder import Recorder, step_row
+from resd.loop.rollouts import Batch, Sampler
 from resd.loop.setup import Setup
+from resd.loop.state import Progress, restore_state, save_state
 from resd.loop.stream import Stream
 from resd.loop.update import PolicyUpdate
 from resd.loop.view import RunView
-from resd.methods import Resd, make_method
-from resd.methods.base import Services, StepReport
-from resd.models.load import load_model, load_weights, save_model
-from resd.report.playbook import playbook_markdown
+from resd.methods import make_method
+from resd.methods.base import Services, StepReport, Written
+from resd.models.load import compute_dtype, load_model, save_model
 from resd.runs import RunDirectory, atomic
 from resd.runs.ranking import best_indices
-from resd.runs.seeds import derive, random_state, seed_everything, set_random_state
+from resd.runs.seeds import derive, seed_everything
 from resd.tasks.registry import describe_error
-from resd.tasks.scoring import score
-from resd.types import Example, Rollout
+from resd.types import Completion, Example, Rollout
+
+# Nucleus of reflections and curations, as of rollouts (paper: App. G).
+_WRITING_TOP_P = 0.95
 
 
 class Trainer:
@@ -40,314 +40,248 @@ class Trainer:
         setup: environment, examples, tokenizer and prompts, already checked.
         run: the directory, open for writing.
         view: what a person sees.
+        engine: generates; by default `transformers` on the student itself.
     """
 
-    def __init__(self, setup: Setup, run: RunDirectory, view: RunView) -> None:
+    def __init__(
+        self, setup: Setup, run: RunDirectory, view: RunView, engine: Engine | None = None
+    ) -> None:
         self.setup, self.run, self.view = setup, run, view
         self.config: RunConfig = setup.config
         config = self.config
         seed_everything(config.seed)
-        checkpoints = run.checkpoints()
-        latest = checkpoints[-1][1] if checkpoints else None
-        self.accelerator = Accelerator(
-            cpu=config.model.device == "cpu",
-            log_with=list(config.trackers) or None,
-            project_dir=str(run.path),
-        )
-        # A teacher that does not move starts from the model the run started from.
-        model = load_model(config.model)
+        self.clock = Clock()
+        self.recorder = Recorder(run, traces=config.traces)
         self.stream = Stream(setup.train, config.train, config.seed)
-        self.engine = HFEngine(model, setup.tokenizer, config.rollout.batch_size, setup.context)
-        self.services = self._services(model)
-        self.method = make_method(config.method, self.services)
+        # A teacher that does not move starts from the model the run started from.
+        self.model = load_model(config.model)
+        self.masters = Masters(self.model, compute_dtype(config.model))
+        engine = engine or make_engine(self.model, setup)
+        self.sampler = Sampler(
+            engine,
+            self.model,
+            setup.chat.encode,
+            setup.scorer,
+            setup.max_prompt,
+            config.seed,
+            self.clock,
+        )
+        self.method = make_method(config.method, self._services())
         self.update = PolicyUpdate(
-            model, self.method, config.train, self.accelerator, config.seed, setup.pad_id
+            self.model,
+            self.masters,
+            self.method,
+            config.train,
+            setup.pad_id,
+            on_sampler=not engine.shares_weights,
+            warn=view.warn,
         )
-        self.model = self.accelerator.unwrap_model(self.update.student)
-        self.engine.sync(self.model)
-        self.step = 0
-        self.solved: set[str] = set()
-        self.evaluations: list[dict[str, float]] = []
-        self.totals: Counter[str] = Counter()
-        self._traces: list[dict[str, Any]] = []
-        if latest is not None:
-            self._restore(latest)
+        self.progress = Progress()
+        checkpoints = run.checkpoints()
+        if checkpoints:
+            self.progress = restore_state(checkpoints[-1][1], self.model, self.update, self.method)
+            self.sampler.student_changed()
         self.baselines = evaluate_baselines(
-            setup.environment, setup.test, config.evaluation, config.rollout.env_workers
+            setup.environment, setup.test, config.evaluation, setup.scorer
         )
-        run.rewind(self.step if latest is not None else -1, config.checkpoint.keep)
+        run.rewind(self.progress.step if checkpoints else -1, config.checkpoint.keep)
 
     # -- Algorithm 1 -----------------------------------------------------------------------
 
     def train(self) -> None:
         """Run to the end of the stream; evaluate, save, and leave a state that resumes."""
-        self.view.begin(self.config, self.step, self.stream.steps)
-        self._start_trackers()
+        self.view.begin(self.config, self.progress.step, self.stream.steps)
         for note in self.setup.notes:
             self.view.warn(note)
         if self.setup.notes:
             self.run.save_notes(self.setup.notes)
-        if self.step == 0 and not self.evaluations and self.config.evaluation.at_start:
+        fresh = self.progress.step == 0 and not self.progress.evaluations
+        if fresh and self.config.evaluation.at_start:
             self._evaluate()
         if not self.run.checkpoints():
             self._checkpoint()
-        while self.step < self.stream.steps:
-            self.step += 1
-            self._one_step(self.stream.batch(self.step))
+        self.clock.take()
+        while self.progress.step < self.stream.steps:
+            self.progress.step += 1
+            self._one_step(self.stream.batch(self.progress.step))
             if self._evaluation_due():
                 self._evaluate()
-            if self.step % self.config.checkpoint.every == 0 or self.step == self.stream.steps:
+            step, every = self.progress.step, self.config.checkpoint.every
+            if step % every == 0 or step == self.stream.steps:
                 self._checkpoint()
         self._finish()
 
     def _one_step(self, batch: Sequence[Example]) -> None:
-        began = time.monotonic()
-        if self.stream.is_first_iteration(self.step):
-            self.solved.clear()
+        step, solved = self.progress.step, self.progress.solved
+        if self.stream.is_first_iteration(step):
+            solved.clear()
         if self.config.train.early_stop:
-            batch = [example for example in batch if example.id not in self.solved]
+            batch = [example for example in batch if example.id not in solved]
         report = StepReport()
         rollouts = self._roll_out(batch, report)  # 1, 2: rollouts and their evaluation
-        self.method.learn(rollouts, report)  # 3: context update
-        samples = self.method.samples(rollouts, report)  # 4: teacher context
-        self.update.run(samples, report)  # 5, 6: policy update, teacher sync
-        self.solved |= {rollout.example.id for rollout in rollouts if rollout.passed}
-        self.totals["rollouts"] += len(rollouts)
-        self._report(rollouts, report, time.monotonic() - began)
+        notes = self.method.learn(rollouts, report)  # 3: context update
+        samples = self.method.samples(rollouts, notes, report)  # 4: teacher context
+        with self.clock.phase("update"):
+            if self.update.run(samples, report):  # 5, 6: policy update, teacher sync
+                self.sampler.student_changed()
+        solved |= {rollout.example.id for rollout in rollouts if rollout.passed}
+        self._report(rollouts, report)
 
     def _roll_out(self, batch: Sequence[Example], report: StepReport) -> list[Rollout]:
         """Sample N responses for each prompt with the plain student, and score them."""
-        config = self.config.rollout
-        encoded = [(example, self.setup.chat.encode(example.prompt)) for example in batch]
-        fitting = [(e, ids) for e, ids in encoded if len(ids) <= self.setup.max_prompt]
-        report.counts["prompt_too_long"] += len(encoded) - len(fitting)
-        repeated = [pair for pair in fitting for _ in range(self.method.rollouts)]
-        seed = derive(self.config.seed, "rollout", self.step)
-        sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, seed)
-        completions = self.engine.generate([ids for _, ids in repeated], sampling)
-        pairs = [(e, c.text) for (e, _), c in zip(repeated, completions, strict=True)]
-        scores = score(self.setup.environment, pairs, config.env_workers)
-        report.counts += scores.counts
-        if scores.first_failure:
-            self.view.warn(f"step {self.step}: {scores.first_failure}")
-            if not any(outcome is not None for outcome in scores.outcomes):
-                raise UserError(
-                    f"the environment failed on every response of step {self.step}: "
-                    f"{scores.first_failure}; mend it, then go on with resd train --resume "
-                    f"{self.run.path}"
-                )
-        return [
-            Rollout(example, tuple(ids), completion, outcome)
-            for (example, ids), completion, outcome in zip(
-                repeated, completions, scores.outcomes, strict=True
+        config, step = self.config.rollout, self.progress.step
+        sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
+        found = self.sampler.respond(batch, self.method.rollouts, sampling, "rollout", step)
+        report.counts["prompt_too_long"] += found.skipped
+        report.counts += found.counts
+        self._tell_failures(found, f"step {step}")
+        return found.rollouts
+
+    def _tell_failures(self, found: Batch, where: str) -> None:
+        for warning in found.warnings:
+            self.view.warn(warning)
+        if found.first_failure:
+            self.view.warn(f"{where}: {found.first_failure}")
+        if found.all_failed:
+            raise UserError(
+                f"the environment failed on every response of {where}: {found.first_failure}; mend "
+                f"it, then go on with resd train --resume {self.run.path}"
             )
-        ]
 
     def _write(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, what: str
-    ) -> list[str]:
-        """Reflections and curations, by the weights that produced the rollouts."""
-        seed = derive(self.config.seed, what, self.step)
-        sampling = Sampling(temperature, 0.95, max_new_tokens, seed)
-        by_teacher = getattr(self.config.method, "reflector", "student") == "teacher"
-        if not by_teacher:
-            return [c.text for c in self.engine.generate(prompts, sampling)]
-        with self.method.teacher.model() as teacher:  # type: ignore[attr-defined]
-            self.engine.sync(teacher)
-            try:
-                return [c.text for c in self.engine.generate(prompts, sampling)]
-            finally:
-                self.engine.sync(self.model)
+        self,
+        what: str,
+        wanted: Sequence[Written],
+        max_new_tokens: int,
+        temperature: float,
+        teacher: Any = None,
+    ) -> list[Completion]:
+        """Reflections and curations, by the weights that produced the rollouts or a teacher's."""
+        sampling = Sampling(temperature, _WRITING_TOP_P, max_new_tokens)
+        requests = [
+            Request(
+                tuple(self.setup.chat.encode(item.prompt)),
+                sampling,
+                derive(item.about.seed, what),
+            )
+            for item in wanted
+        ]
+        if teacher is None:
+            outputs = self.sampler.generate(requests)
+        else:
+            with teacher.model() as weights:
+                outputs = self.sampler.generate(requests, weights)
+        for item, output in zip(wanted, outputs, strict=True):
+            self.recorder.trace(
+                what, item.about.example.id, prompt=list(item.prompt), output=output.text
+            )
+        return outputs
 
     # -- evaluation --------------------------------------------------------------------------
 
     def _evaluation_due(self) -> bool:
         every = self.config.evaluation.every
-        return self.step == self.stream.steps or (every > 0 and self.step % every == 0)
+        step = self.progress.step
+        return step == self.stream.steps or (every > 0 and step % every == 0)
 
     def _evaluate(self) -> None:
-        result: Evaluation = evaluate(
-            self.engine,
-            self.setup.chat,
-            self.setup.environment,
+        step, config = self.progress.step, self.config
+        result = evaluate(
+            self.sampler,
             self.setup.test,
-            self.config.evaluation,
-            self.config.rollout,
-            derive(self.config.seed, "evaluation", self.step),
-            self.setup.max_prompt,
+            config.evaluation,
+            config.rollout.max_new_tokens,
+            step,
             self.baselines,
         )
         if result.failed:
-            self.view.warn(f"evaluation at step {self.step}: {result.first_failure}")
+            self.view.warn(f"evaluation at step {step}: {result.first_failure}")
             if result.failed == result.problems * result.samples:
                 raise UserError(
                     f"the environment failed on every response of the evaluation at step "
-                    f"{self.step}: {result.first_failure}; mend it, then go on with resd train "
+                    f"{step}: {result.first_failure}; mend it, then go on with resd train "
                     f"--resume {self.run.path}"
                 )
-        self.evaluations.append({"step": self.step, **result.ranked()})
-        row = {"step": self.step, "rollouts": self.totals["rollouts"], **result.row()}
-        self.run.log(row)
-        self.accelerator.log(result.row(), step=self.step)
-        self.view.evaluated(self.step, result)
-        kept = best_indices(self.evaluations, self.config.checkpoint.keep_evaluated)
-        steps = [int(self.evaluations[i]["step"]) for i in kept]
-        self.run.save_evaluated(self.step, steps, self._save_model)
+        self.progress.evaluations.append({"step": step, **result.ranked()})
+        self.run.log({"step": step, "rollouts": self.progress.totals["rollouts"], **result.row()})
+        self.view.evaluated(step, result)
+        kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
+        steps = [int(self.progress.evaluations[i]["step"]) for i in kept]
+        self.run.save_evaluated(step, steps, self._save_model)
 
     # -- what is kept ------------------------------------------------------------------------
 
-    def _report(self, rollouts: Sequence[Rollout], report: StepReport, seconds: float) -> None:
-        outcomes = [r.outcome for r in rollouts if r.outcome is not None]
-        lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
-        cut = sum(rollout.completion.finish_reason == "length" for rollout in rollouts)
-        n = max(1, len(outcomes))
-        row: dict[str, Any] = {
-            "step": self.step,
-            "rollouts": self.totals["rollouts"],
-            "rollout/reward": sum(o.reward for o in outcomes) / n,
-            "rollout/passed": sum(o.passed for o in outcomes) / n,
-            "rollout/cases": sum(o.case_fraction for o in outcomes) / n,
-            "rollout/length": sum(lengths) / max(1, len(lengths)),
-            "rollout/truncated": cut / max(1, len(rollouts)),
-            **_mean_metrics([o.metrics for o in outcomes]),
-            **report.metrics,
-            **self._playbook_scores(),
-            **{f"count/{key}": value for key, value in sorted(report.counts.items()) if value},
-            "time/step_s": round(seconds, 4),
-        }
-        self.totals.update({k: v for k, v in report.counts.items() if v})
-        self.run.log(row)
-        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
-        for rollout in rollouts:
-            self._trace_rollout(rollout)
-        if self.config.traces:
-            self.run.trace(self.step, self._traces)
-        self._traces = []
-        if isinstance(self.method, Resd) and self.method.config.use_playbook:
-            notes = playbook_markdown(self.method.playbook, self.config, self.step)
-            self.run.save_playbook(self.method.playbook, notes)
-        self.view.stepped(self.step, row, report.lesson)
-
-    def _playbook_scores(self) -> dict[str, float]:
-        """Precision and recall, in worlds that know the truth."""
-        judge = getattr(self.setup.environment, "score_playbook", None)
-        if judge is None or not isinstance(self.method, Resd):
-            return {}
+    def _report(self, rollouts: Sequence[Rollout], report: StepReport) -> None:
+        step, totals = self.progress.step, self.progress.totals
+        totals["rollouts"] += len(rollouts)
+        totals.update({k: v for k, v in report.counts.items() if v})
         try:
-            scores = judge([entry.content for entry in self.method.playbook.shown()])
-            return {f"playbook/{key}": float(value) for key, value in scores.items()}
+            report.metrics |= self.method.metrics(self.setup.environment)
         except (Exception, SystemExit) as error:
-            self.view.warn(f"step {self.step}: score_playbook failed: {describe_error(error)}")
-            return {}
-
-    def _trace_rollout(self, rollout: Rollout) -> None:
-        outcome = rollout.outcome
-        self._trace(
-            "rollout",
-            rollout.example.id,
-            response=rollout.completion.text,
-            passed=rollout.passed,
-            feedback=outcome.feedback if outcome else None,
-        )
-
-    def _trace(self, kind: str, example: str, **record: Any) -> None:
-        if self.config.traces:
-            self._traces.append({"kind": kind, "example": example, **record})
+            self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
+        row = step_row(step, totals["rollouts"], rollouts, report, self.clock)
+        with self.clock.phase("save"):
+            artifacts = self.method.artifacts(f"Playbook of {self.config.task}, step {step}")
+            self.recorder.step(step, rollouts, row, artifacts)
+        self.view.stepped(step, row, report.lesson)
 
     def _save_model(self, path: Path) -> None:
-        save_model(self.model, path)
+        save_model(self.model, path, self.masters.weights)
         self.setup.tokenizer.save_pretrained(path)
 
     def _checkpoint(self) -> None:
-        """Everything that the next step depends on."""
-
         def fill(path: Path) -> None:
-            self.model.save_pretrained(path / "model")
-            atomic.barrier("checkpoint: model")
-            tensors = {**self.update.state_dict(), "random": random_state()}
-            torch.save({**tensors, "method": self.method.tensors()}, path / "state.pt")
-            atomic.barrier("checkpoint: tensors")
-            state = {
-                "version": 1,
-                "step": self.step,
-                "solved": sorted(self.solved),
-                "evaluations": self.evaluations,
-                "totals": dict(self.totals),
-                "method": self.method.state_dict(),
-            }
-            (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            save_state(path, self.progress, self.model, self.update, self.method)
 
-        self.run.save_checkpoint(self.step, self.config.checkpoint.keep, fill)
-
-    def _restore(self, path: Path) -> None:
-        try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            tensors = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-            load_weights(self.model, path / "model")
-            self.update.load_state_dict(tensors)
-            self.method.load_tensors(tensors["method"])
-            self.method.load_state_dict(state["method"])
-            self.step, self.solved = int(state["step"]), set(state["solved"])
-            self.evaluations, self.totals = state["evaluations"], Counter(state["totals"])
-            set_random_state(tensors["random"])
-        except Exception as error:  # a damaged file fails in as many ways as there are formats
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(
-                f"checkpoint {path} is damaged ({what}); remove it and resume again: the run goes "
-                "on from the checkpoint before, or from its start"
-            ) from None
+        with self.clock.phase("save"):
+            self.run.save_checkpoint(self.progress.step, self.config.checkpoint.keep, fill)
 
     def _finish(self) -> None:
         best, kept = self._best()
         atomic.write_directory(self.run.path / "final", self._save_model)
         source = kept if kept is not None else self.run.path / "final"
         atomic.write_directory(self.run.path / "best", lambda path: _copy_tree(source, path))
+        totals = self.progress.totals
         summary = {
-            "steps": self.step,
+            "steps": self.progress.step,
             "best_step": best,
-            "rollouts": self.totals["rollouts"],
-            "counts": {k: v for k, v in self.totals.items() if k != "rollouts"},
+            "rollouts": totals["rollouts"],
+            "counts": {k: v for k, v in totals.items() if k != "rollouts"},
         }
         atomic.write_json(self.run.path / "done.json", summary)
-        self.accelerator.end_training()
-        self.view.finished(self.run.path, best, self.evaluations)
+        self.view.finished(self.run.path, best, self.progress.evaluations)
 
     def _best(self) -> tuple[int, Path | None]:
         """The best evaluated step by the rank rule that is still on disk, and where."""
         here = self.run.evaluated()
-        for i in best_indices(self.evaluations, len(self.evaluations)):
-            step = int(self.evaluations[i]["step"])
+        evaluations = self.progress.evaluations
+        for i in best_indices(evaluations, len(evaluations)):
+            step = int(evaluations[i]["step"])
             if step in here:
                 return step, here[step]
-        return self.step, None
+        return self.progress.step, None
 
     # -- wiring ------------------------------------------------------------------------------
 
-    def _services(self, model: Any) -> Services:
+    def _services(self) -> Services:
+        setup = self.setup
         return Services(
-            builder=self.setup.builder,
-            encode=self.setup.chat.encode,
-            count_tokens=self.setup.chat.count_text,
+            builder=setup.builder,
+            encode=setup.chat.encode,
+            count_tokens=setup.chat.count_text,
             write=self._write,
-            student=model,
-            trace=self._trace,
+            student=self.model,
+            weights=self.masters.weights,
+            trace=self.recorder.trace,
+            phase=self.clock.phase,
             seed=self.config.seed,
-            pad_id=self.setup.pad_id,
+            pad_id=setup.pad_id,
         )
 
-    def _start_trackers(self) -> None:
-        if self.config.trackers:
-            self.accelerator.init_trackers("resd", config={"config": self.config.model_dump_json()})
 
-
-def _mean_metrics(rows: Sequence[Any]) -> dict[str, float]:
-    """The environment's own metrics, averaged over the outcomes that have them."""
-    names = sorted({name for row in rows for name in row})
-    return {
-        f"env/{name}": sum(float(row[name]) for row in rows if name in row)
-        / sum(name in row for row in rows)
-        for name in names
-    }
+def make_engine(model: Any, setup: Setup) -> HFEngine:
+    """The engine that samples from the very model in training."""
+    return HFEngine(model, setup.tokenizer, setup.config.rollout.batch_size, setup.context)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

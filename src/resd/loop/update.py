@@ -4,71 +4,114 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
+from resd.loop.masters import Masters
 from resd.methods.base import Method, MicroBatch, StepReport
 from resd.models.batch import align, response_logits
-from resd.runs.seeds import derive
 from resd.types import TrainingSample
+
+# A ratio to the sampler further off than this, on average over the tokens, is no rounding.
+_RATIO_OFF = {torch.float32: 0.01, torch.float64: 0.01}
+_RATIO_OFF_NARROW = 0.1
+# Logits of a teacher that does not move, kept for a batch's next updates, take at most 1 GiB.
+_KEPT_NUMBERS = 1 << 28
+
+
+@dataclass
+class _Micro:
+    """Samples of one forward pass, for all updates on a batch.
+
+    Attributes:
+        weights: of every token of every sample.
+        old: log-probs under the policy that drew the tokens, from the first update on.
+        kept: what the method keeps.
+    """
+
+    samples: Sequence[TrainingSample]
+    weights: Sequence[torch.Tensor]
+    old: torch.Tensor | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 class PolicyUpdate:
     """AdamW with linear warm-up on a student.
 
+    No dropout: the student is in eval mode, so that the policy that is updated is the one that was
+    sampled from.
+
     Args:
         student: the model in training.
+        masters: the weights that the optimiser updates.
         method: gives the loss of every token.
         config: optimiser settings.
-        accelerator: places tensors and runs the backward pass.
-        seed: of dropout, where the model has any.
         pad_id: padding token.
+        on_sampler: True if the sampler's log-probs are those of another engine, and so count as
+            those of the policy that drew the tokens.
+        warn: told what a run should know of its first update.
     """
 
     def __init__(
         self,
         student: Any,
-        method: Method,
+        masters: Masters,
+        method: Method[Any],
         config: TrainConfig,
-        accelerator: Accelerator,
-        seed: int,
         pad_id: int,
+        *,
+        on_sampler: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.config = config
+        self.student = student
+        self.masters = masters
         self.method = method
-        self.accelerator = accelerator
-        trained = [p for p in student.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.999)
-        )
-        self.student, self.optimizer = accelerator.prepare(student, optimizer)
+        self.config = config
         self.updates = 0
-        self._seed = seed
+        self.optimizer = torch.optim.AdamW(
+            list(masters.weights.values()),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.999),
+        )
         self._pad_id = pad_id
+        self._on_sampler = on_sampler
+        self._warn = warn
+        self._checked = False
 
-    def run(self, samples: Sequence[TrainingSample | None], report: StepReport) -> None:
+    def run(self, samples: Sequence[TrainingSample | None], report: StepReport) -> bool:
         """`updates_per_batch` optimiser steps on the samples that teach.
 
         None stands for a sample that teaches nothing: it costs no forward pass, and counts in
         the denominator of the `released` aggregation alone.
+
+        Returns:
+            Whether the weights are others now.
         """
         taught = [sample for sample in samples if sample is not None]
         report.metrics["train/taught"] = len(taught) / max(1, len(samples))
         if not taught:
-            return
-        weights = self._token_weights(samples)
+            return False
+        micros = self._micro_batches(taught, self._token_weights(samples))
+        room = _KEPT_NUMBERS // len(micros) if self.config.updates_per_batch > 1 else 0
+        for micro in micros:
+            micro.kept["room"] = room
         rows: list[dict[str, float]] = []
-        for _ in range(self.config.updates_per_batch):
-            row = self._step(taught, weights, report.counts)
+        for number in range(self.config.updates_per_batch):
+            row = self._step(micros, report.counts, first=number == 0)
             if row is not None:
                 rows.append(row)
         for key in rows[0] if rows else ():
             report.metrics[f"train/{key}"] = sum(row[key] for row in rows) / len(rows)
+        if rows and "sampler_gap" in rows[0]:
+            # Later updates on the batch are of a policy that has moved.
+            report.metrics["train/sampler_gap"] = rows[0]["sampler_gap"]
+        return bool(rows)
 
     def _token_weights(self, samples: Sequence[TrainingSample | None]) -> list[torch.Tensor]:
         """The weight of every token of every taught sample, over the whole batch."""
@@ -85,26 +128,33 @@ class PolicyUpdate:
         pairs = zip(samples, weights, strict=True)
         return [row[: len(sample.response_ids)] for sample, row in pairs if sample is not None]
 
+    def _micro_batches(
+        self, samples: Sequence[TrainingSample], weights: Sequence[torch.Tensor]
+    ) -> list[_Micro]:
+        # Alike lengths together: less padding.
+        order = sorted(
+            range(len(samples)),
+            key=lambda i: len(samples[i].teacher_ids) + len(samples[i].response_ids),
+        )
+        size = self.config.micro_batch_size
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        return [_Micro([samples[i] for i in c], [weights[i] for i in c]) for c in chunks]
+
     def _step(
-        self,
-        samples: Sequence[TrainingSample],
-        weights: Sequence[torch.Tensor],
-        counts: Counter[str],
+        self, micros: Sequence[_Micro], counts: Counter[str], *, first: bool
     ) -> dict[str, float] | None:
         """One optimiser step; None if it was not finite and therefore skipped."""
         self.updates += 1
-        torch.manual_seed(derive(self._seed, "update", self.updates))
-        self.student.train()
+        _without_dropout(self.student)
         self.optimizer.zero_grad()
-        total = {"loss": 0.0, "entropy": 0.0, "ratio": 0.0}
-        for micro, rows in self._micro_batches(samples, weights):
-            loss, numbers = self._micro_loss(micro, rows)
-            self.accelerator.backward(loss)
+        total: dict[str, float] = {}
+        for micro in micros:
+            loss, numbers = self._micro_loss(micro)
+            loss.backward()
             for key, value in numbers.items():
-                total[key] += value
-        norm = float(
-            self.accelerator.clip_grad_norm_(self.student.parameters(), self.config.max_grad_norm)
-        )
+                total[key] = total.get(key, 0.0) + value
+        weights = list(self.masters.weights.values())
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm))
         if not (math.isfinite(norm) and math.isfinite(total["loss"])):
             counts["skipped_not_finite"] += 1
             self.optimizer.zero_grad()
@@ -112,26 +162,22 @@ class PolicyUpdate:
         warm = min(1.0, self.updates / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * warm
+        if first and not self._checked:
+            self._check_ratio(total)
+        before = self._sampled_weights() if self.updates == 1 else None
         self.optimizer.step()
-        self.method.after_update(self.accelerator.unwrap_model(self.student))
-        return {**total, "grad_norm": norm, "lr": self.config.lr * warm}
+        if before is not None:
+            self._check_movement(before, self.config.lr * warm)
+        self._checked = True
+        self.masters.publish()
+        self.method.after_update(self.masters.weights)
+        share = max(total.pop("weight"), 1e-12)
+        means = {k: v / share for k, v in total.items() if k != "loss"}
+        return {"loss": total["loss"], **means, "grad_norm": norm, "lr": self.config.lr * warm}
 
-    def _micro_batches(
-        self, samples: Sequence[TrainingSample], weights: Sequence[torch.Tensor]
-    ) -> Iterator[tuple[Sequence[TrainingSample], Sequence[torch.Tensor]]]:
-        # Alike lengths together: less padding.
-        order = sorted(
-            range(len(samples)),
-            key=lambda i: len(samples[i].teacher_ids) + len(samples[i].response_ids),
-        )
-        for start in range(0, len(order), self.config.micro_batch_size):
-            chunk = order[start : start + self.config.micro_batch_size]
-            yield [samples[i] for i in chunk], [weights[i] for i in chunk]
-
-    def _micro_loss(
-        self, samples: Sequence[TrainingSample], weights: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def _micro_loss(self, micro: _Micro) -> tuple[torch.Tensor, dict[str, float]]:
         """The micro-batch's share of the loss, and of the numbers to log."""
+        samples = micro.samples
         prompts = [sample.prompt_ids for sample in samples]
         texts = [sample.response_ids for sample in samples]
         logits = response_logits(self.student, prompts, texts, self._pad_id)
@@ -139,42 +185,108 @@ class PolicyUpdate:
         log_probs = (
             logits.float().log_softmax(-1).gather(-1, responses.token_ids[..., None])[..., 0]
         )
-        old = _old_log_probs(samples, log_probs.detach())
-        micro = MicroBatch(samples, responses, log_probs, old, self._pad_id)
-        token_loss = self.method.token_loss(micro, logits)
+        sampler = _sampler_log_probs(samples, log_probs)
+        if micro.old is None:
+            known = sampler if self._on_sampler and sampler is not None else log_probs
+            micro.old = known.detach().clone()
+        numbers: dict[str, torch.Tensor] = {}
+        batch = MicroBatch(samples, responses, log_probs, micro.old, self._pad_id, micro.kept)
+        token_loss = self.method.token_loss(batch, logits, numbers)
         weight = torch.zeros_like(token_loss)
-        for row, values in enumerate(weights):
+        for row, values in enumerate(micro.weights):
             weight[row, -len(values) :] = values.to(weight)
         # Padded positions may hold anything, NaN too: a product with zero would keep it.
         loss = torch.where(responses.mask, token_loss * weight, 0.0).sum()
         with torch.no_grad():
-            flat = weight.abs() / weight.abs().sum().clamp(min=1e-12)
-            share = weight.abs().sum()
-            entropies = torch.where(responses.mask, entropy(logits) * flat, 0.0).sum()
-            ratio = torch.where(responses.mask, (log_probs - old).exp() * flat, 0.0).sum()
-        numbers = {
-            "loss": float(loss.detach()),
-            "entropy": float(entropies * share),
-            "ratio": float(ratio * share),
-        }
-        return loss, numbers
+            numbers["entropy"] = entropy(logits)
+            numbers["ratio"] = (log_probs - micro.old).exp()
+            if sampler is not None:
+                numbers["sampler_gap"] = (log_probs - sampler).abs()
+            share = weight.abs()
+            sums = {
+                key: float(torch.where(responses.mask, value * share, 0.0).sum())
+                for key, value in numbers.items()
+            }
+        return loss, {"loss": float(loss.detach()), "weight": float(share.sum()), **sums}
+
+    # -- what the first update tells -----------------------------------------------------------
+
+    def _check_ratio(self, total: Mapping[str, float]) -> None:
+        """Before any weight has moved, the policy is the one that was sampled from."""
+        if "sampler_gap" not in total:
+            return
+        gap = total["sampler_gap"] / max(total["weight"], 1e-12)
+        dtype = next(self.student.parameters()).dtype
+        if not gap <= _RATIO_OFF.get(dtype, _RATIO_OFF_NARROW):
+            self._warn(
+                f"before the first update the log-probs of trainer and sampler differ by {gap:.3f} "
+                "a token: they do not hold the same policy. Look for dropout, a sampler that was "
+                "not given the weights, or another precision (model.compute_dtype)"
+            )
+
+    def _sampled_weights(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Some of the weights that get a gradient, and their values now."""
+        found = []
+        for weight in self.masters.weights.values():
+            if weight.grad is not None:
+                flat, grad = weight.detach().flatten(), weight.grad.flatten()
+                every = max(1, flat.numel() // 4096)
+                found.append((flat[::every], torch.stack([flat[::every].clone(), grad[::every]])))
+        return found
+
+    def _check_movement(
+        self, before: Sequence[tuple[torch.Tensor, torch.Tensor]], lr: float
+    ) -> None:
+        """AdamW's first step moves a weight by lr * g / (|g| + eps), apart from its decay."""
+        moved = expected = 0.0
+        for now, (then, grad) in before:
+            step = lr * grad / (grad.abs() + 1e-8) + lr * self.config.weight_decay * then
+            moved += float((now - then).abs().sum())
+            expected += float(step.abs().sum())
+        if expected > 0.0 and not 0.5 <= moved / expected <= 2.0:
+            self._warn(
+                f"the first update moved the weights by {moved / expected:.0%} of what the "
+                f"learning rate {lr:.1e} asks for: they are too coarse for it. Keep them in "
+                "float32 (model.dtype), and compute in bfloat16 with model.compute_dtype"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and schedule."""
-        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "masters": self.masters.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self.masters.load_state_dict(state["masters"])
         self.updates = int(state["updates"])
 
 
-def _old_log_probs(samples: Sequence[TrainingSample], now: torch.Tensor) -> torch.Tensor:
-    """Log-probs of the policy that drew the tokens [B, R]; remembered on first sight."""
-    old = now.clone()
+def _sampler_log_probs(
+    samples: Sequence[TrainingSample], like: torch.Tensor
+) -> torch.Tensor | None:
+    """The sampler's log-probs [B, R], right-aligned; None if it gave none for a sample.
+
+    Where it could not score a token (NaN), those of the student stand for them.
+    """
+    if any(sample.log_probs is None for sample in samples):
+        return None
+    found = like.detach().clone()
     for row, sample in enumerate(samples):
-        length = len(sample.response_ids)
-        if sample.old_log_probs is None:
-            sample.old_log_probs = now[row, -length:].clone()
-        old[row, -length:] = sample.old_log_probs.to(now)
-    return old
+        values = torch.tensor(sample.log_probs)
+        own = found[row, -len(values) :]
+        found[row, -len(values) :] = torch.where(values.isnan().to(own.device), own, values.to(own))
+    return found
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Eval mode; gradient checkpointing works in train mode only, where dropout is switched off."""
+    checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    model.train(checkpointing)
+    if checkpointing:
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+                module.eval()

@@ -1,25 +1,25 @@
-"""What each method does with a scored batch. One method is one small class and one config."""
+"""What each method does with a scored batch. One method is one file and one line here."""
 
 from __future__ import annotations
 
-from resd.config import GrpoConfig, Part, ResdConfig, SdpoConfig, SdpoSsConfig
+from typing import Any
+
 from resd.methods.base import Method, Services
 from resd.methods.grpo import Grpo
 from resd.methods.resd import Resd
 from resd.methods.sdpo import Sdpo, SdpoSs
 
+REGISTRY: dict[str, type[Method[Any]]] = {
+    "resd": Resd,
+    "sdpo": Sdpo,
+    "sdpo_ss": SdpoSs,
+    "grpo": Grpo,
+}
 
-def make_method(config: Part, services: Services) -> Method:
+
+def make_method(config: Any, services: Services) -> Method[Any]:
     """The method that a configuration names."""
-    if isinstance(config, ResdConfig):
-        return Resd(config, services)
-    if isinstance(config, SdpoSsConfig):
-        return SdpoSs(config, services)
-    if isinstance(config, SdpoConfig):
-        return Sdpo(config, services)
-    if isinstance(config, GrpoConfig):
-        return Grpo(config, services)
-    raise TypeError(f"no method for {type(config).__name__}")
+    return REGISTRY[config.name](config, services)
 
 
-__all__ = ["Grpo", "Method", "Resd", "Sdpo", "SdpoSs", "make_method"]
+__all__ = ["REGISTRY", "Grpo", "Method", "Resd", "Sdpo", "SdpoSs", "make_method"]

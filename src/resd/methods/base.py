@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from resd.context import PromptBuilder
+from resd.config import Part
+from resd.context import PromptBuilder, Reflection
 from resd.distill import Aggregation
 from resd.models.batch import Responses
-from resd.types import ChatMessage, Rollout, TrainingSample
+from resd.types import ChatMessage, Completion, Rollout, TrainingSample
 
 
-@dataclass(frozen=True)
+@dataclass
 class MicroBatch:
-    """Training samples of one forward pass; every tensor is right-aligned [B, R]."""
+    """Training samples of one forward pass; every tensor is right-aligned [B, R].
+
+    Attributes:
+        log_probs: of the student now.
+        old_log_probs: of the policy that drew the tokens: the sampler's where it is another
+            engine than the trainer, else the student's before the batch's first update.
+        kept: what a method keeps from one update on the batch to the next.
+    """
 
     samples: Sequence[TrainingSample]
     responses: Responses
     log_probs: torch.Tensor
     old_log_probs: torch.Tensor
     pad_id: int
+    kept: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """One text that the model is asked to write about a rollout.
+
+    Attributes:
+        about: the rollout; its seed and example make the text's own seed.
+        prompt: chat messages.
+    """
+
+    about: Rollout
+    prompt: Sequence[ChatMessage]
 
 
 class Writer(Protocol):
     """Lets a model write: reflections, curations, tags."""
 
     def __call__(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, what: str
-    ) -> list[str]:
-        """One text for each prompt of token ids; `what` seeds the sampling."""
+        self,
+        what: str,
+        wanted: Sequence[Written],
+        max_new_tokens: int,
+        temperature: float,
+        teacher: Any = None,
+    ) -> list[Completion]:
+        """One completion for each prompt; `what` is traced, and part of the seeds."""
         ...
 
 
@@ -42,15 +69,19 @@ class Services:
 
     Attributes:
         encode: chat messages to token ids, with the assistant header.
+        weights: the student's weights that the optimiser updates, by name.
         trace: keeps a record for the run's traces.
+        phase: counts the time of its body for a phase of the step.
     """
 
     builder: PromptBuilder
-    encode: Any
-    count_tokens: Any
+    encode: Callable[[Sequence[ChatMessage]], Sequence[int]]
+    count_tokens: Callable[[str], int]
     write: Writer
-    student: Any
-    trace: Any
+    student: torch.nn.Module
+    weights: Mapping[str, torch.Tensor]
+    trace: Callable[..., None]
+    phase: Callable[[str], Any]
     seed: int
     pad_id: int
 
@@ -64,50 +95,77 @@ class StepReport:
     lesson: str = ""
 
 
-class Method(Protocol):
-    """Turns a scored batch into a training batch and a loss."""
+@dataclass(frozen=True)
+class Notes:
+    """What a method learnt of a batch, for its training samples.
 
-    rollouts: int
-    aggregation: Aggregation
+    Attributes:
+        reflections: one a rollout; None where there is none.
+    """
 
-    def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:
+    reflections: Sequence[Reflection | None]
+
+
+Config = TypeVar("Config", bound=Part)
+
+
+class Method(Generic[Config]):
+    """Turns a scored batch into a training batch and a loss. Hooks do nothing by default.
+
+    Args:
+        config: of the method; it has `rollouts` and `aggregation`.
+        services: of the run.
+    """
+
+    def __init__(self, config: Config, services: Services) -> None:
+        self.config = config
+        self.services = services
+        self.rollouts: int = config.rollouts  # type: ignore[attr-defined]
+        self.aggregation: Aggregation = config.aggregation  # type: ignore[attr-defined]
+
+    def learn(self, batch: Sequence[Rollout], report: StepReport) -> Notes:
         """Update what the method remembers, before the policy update (paper: line 3)."""
-        ...
+        return Notes([None] * len(batch))
 
-    def samples(self, batch: Sequence[Rollout], report: StepReport) -> list[TrainingSample | None]:
-        """A training sample for each rollout; None where it teaches nothing."""
-        ...
+    def samples(
+        self, batch: Sequence[Rollout], notes: Notes, report: StepReport
+    ) -> list[TrainingSample | None]:
+        """A training sample for each rollout; None where it teaches nothing (paper: line 4)."""
+        raise NotImplementedError
 
-    def token_loss(self, micro: MicroBatch, logits: torch.Tensor) -> torch.Tensor:
-        """Loss [B, R] of every response token, for student logits [B, R, V]."""
-        ...
+    def token_loss(
+        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Loss [B, R] of every response token, for student logits [B, R, V].
 
-    def after_update(self, student: torch.nn.Module) -> None:
-        """Called after every finite optimiser step."""
-        ...
+        Args:
+            micro: the samples.
+            logits: of the student.
+            report: takes further numbers [B, R], averaged over the batch's tokens for the metrics.
+        """
+        raise NotImplementedError
+
+    def after_update(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Called after every finite optimiser step, with the student's float32 weights."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the method remembers, as plain JSON."""
-        ...
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`."""
-        ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights that the method holds besides the student's."""
-        ...
+        return {}
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore `tensors()`."""
-        ...
 
+    def artifacts(self, title: str) -> dict[str, str]:
+        """Files for the run directory, by name: what a person wants to look at."""
+        return {}
 
-def messages_or_count(
-    messages: list[ChatMessage] | None, services: Services, report: StepReport, what: str
-) -> tuple[int, ...] | None:
-    """Token ids of a prompt, or None (counted) where it does not fit."""
-    if messages is None:
-        report.counts[f"{what}_prompt_too_long"] += 1
-        return None
-    return tuple(services.encode(messages))
+    def metrics(self, environment: Any) -> dict[str, float]:
+        """Numbers that need the environment, in worlds that know the truth."""
+        return {}

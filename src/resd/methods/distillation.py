@@ -2,91 +2,103 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from resd.config import DistillConfig
-from resd.context import Sections
+from resd.context import Reflection, Sections
 from resd.distill import (
-    Aggregation,
     divergence_per_token,
     importance_weights,
     make_teacher,
     success_rate_weights,
 )
-from resd.methods.base import MicroBatch, Services, StepReport, messages_or_count
+from resd.methods.base import Method, MicroBatch, Notes, Services, StepReport
 from resd.models.batch import response_logits
 from resd.types import Rollout, TrainingSample
 
+Config = TypeVar("Config", bound=DistillConfig)
 
-class Distillation:
+
+class Distillation(Method[Config]):
     """A self-teacher with privileged context scores the student's own tokens (paper: Eq. 1).
 
     Subclasses say what the teacher sees.
-
-    Args:
-        config: of the method.
-        services: of the run.
     """
 
-    def __init__(self, config: DistillConfig, services: Services) -> None:
-        self.config: Any = config
-        self.rollouts = config.rollouts
-        self.aggregation: Aggregation = config.aggregation
-        self.services = services
-        self.teacher = make_teacher(config.teacher.kind, services.student, config.teacher.rate)
+    def __init__(self, config: Config, services: Services) -> None:
+        super().__init__(config, services)
+        self.teacher = make_teacher(
+            config.teacher.kind, services.student, config.teacher.rate, services.weights
+        )
 
-    def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:
-        """Remember nothing."""
+    def sections(
+        self, rollout: Rollout, peer: str, reflection: Reflection | None
+    ) -> Sections | None:
+        """What the teacher sees; None if there is nothing to say (no forward pass is spent).
 
-    def sections(self, rollout: Rollout, peer: str) -> Sections | None:
-        """What the teacher sees; None if there is nothing to say (no forward pass is spent)."""
+        Args:
+            rollout: one that the environment could score.
+            peer: a passed answer of another rollout of the same example, or an empty text.
+            reflection: on this rollout, if there is one.
+        """
         raise NotImplementedError
 
-    def samples(self, batch: Sequence[Rollout], report: StepReport) -> list[TrainingSample | None]:
+    def samples(
+        self, batch: Sequence[Rollout], notes: Notes, report: StepReport
+    ) -> list[TrainingSample | None]:
         """Build the teacher prompts and the sample weights (paper: Eq. 2)."""
         weights = [1.0] * len(batch)
-        exponents = self.config.success_weights
-        if exponents is not None:
-            weights = success_rate_weights([rollout.passed for rollout in batch], *exponents)
+        if self.config.success_weights is not None:
+            passed = [rollout.passed for rollout in batch]
+            weights = success_rate_weights(passed, *self.config.success_weights)
         samples = [
-            self._sample(rollout, peer_solution(rollout, batch), weight, report)
-            for rollout, weight in zip(batch, weights, strict=True)
+            self._sample(rollout, peer_solution(rollout, batch), reflection, weight, report)
+            for rollout, reflection, weight in zip(batch, notes.reflections, weights, strict=True)
         ]
         lengths = [len(sample.teacher_ids) for sample in samples if sample is not None]
         report.metrics["teacher/prompt_tokens"] = sum(lengths) / max(1, len(lengths))
         return samples
 
     def _sample(
-        self, rollout: Rollout, peer: str, weight: float, report: StepReport
+        self,
+        rollout: Rollout,
+        peer: str,
+        reflection: Reflection | None,
+        weight: float,
+        report: StepReport,
     ) -> TrainingSample | None:
         if rollout.outcome is None:
             return None
         if not rollout.completion.token_ids:
             report.counts["empty_response"] += 1
             return None
-        sections = self.sections(rollout, peer)
+        sections = self.sections(rollout, peer, reflection)
         if sections is None:
             report.counts["nothing_to_say"] += 1
             return None
         messages = self.services.builder.teacher(rollout.example, sections)
         self.services.trace("teacher", rollout.example.id, prompt=messages)
-        ids = messages_or_count(messages, self.services, report, "teacher")
-        if ids is None:
+        if messages is None:
+            report.counts["teacher_prompt_too_long"] += 1
             return None
-        return TrainingSample(rollout.prompt_ids, rollout.completion.token_ids, ids, weight)
+        return TrainingSample(
+            rollout.prompt_ids,
+            rollout.completion.token_ids,
+            tuple(self.services.encode(messages)),
+            weight,
+            log_probs=rollout.completion.log_probs,
+        )
 
-    def token_loss(self, micro: MicroBatch, logits: torch.Tensor) -> torch.Tensor:
+    def token_loss(
+        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Clipped f-divergence of every token, importance-weighted off policy."""
-        with self.teacher.model() as teacher, torch.no_grad():
-            teacher_logits = response_logits(
-                teacher,
-                [sample.teacher_ids for sample in micro.samples],
-                [sample.response_ids for sample in micro.samples],
-                micro.pad_id,
-            )
+        with self.services.phase("teacher"):
+            teacher_logits = self._teacher_logits(micro)
         config, mask = self.config, micro.responses.mask
         loss = torch.zeros_like(micro.log_probs)
         loss[mask] = divergence_per_token(
@@ -101,16 +113,25 @@ class Distillation:
         weights = importance_weights(micro.log_probs, micro.old_log_probs, config.importance_cap)
         return loss * weights
 
-    def after_update(self, student: torch.nn.Module) -> None:
+    def _teacher_logits(self, micro: MicroBatch) -> torch.Tensor:
+        """Logits [B, R, V] of the teacher; of one that does not move, computed once a batch."""
+        if "teacher" in micro.kept:
+            kept: torch.Tensor = micro.kept["teacher"]
+            return kept
+        with self.teacher.model() as teacher, torch.no_grad():
+            logits = response_logits(
+                teacher,
+                [sample.teacher_ids for sample in micro.samples],
+                [sample.response_ids for sample in micro.samples],
+                micro.pad_id,
+            )
+        if self.teacher.fixed and micro.kept.get("room", 0) >= logits.numel():
+            micro.kept["teacher"] = logits
+        return logits
+
+    def after_update(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Teacher sync (paper: Algorithm 1, line 6)."""
-        self.teacher.update(student)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing but the teacher, which is among the tensors."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        self.teacher.update(weights)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The teacher's weights."""
@@ -122,8 +143,10 @@ class Distillation:
 
 
 def peer_solution(rollout: Rollout, batch: Sequence[Rollout]) -> str:
-    """A passed response of another rollout of the same example, or an empty text."""
-    for other in batch:
-        if other is not rollout and other.passed and other.example.id == rollout.example.id:
-            return other.completion.text
-    return ""
+    """A passed answer of another rollout of the same example at random, or an empty text."""
+    peers = [
+        other.answer
+        for other in batch
+        if other is not rollout and other.passed and other.example.id == rollout.example.id
+    ]
+    return random.Random(f"peer/{rollout.seed}").choice(peers) if peers else ""

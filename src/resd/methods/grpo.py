@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from resd.config import GrpoConfig
-from resd.distill import Aggregation, clipped_policy_loss, group_advantages
-from resd.methods.base import MicroBatch, Services, StepReport
+from resd.distill import clipped_policy_loss, group_advantages
+from resd.methods.base import Method, MicroBatch, Notes, StepReport
 from resd.types import Rollout, TrainingSample
 
 
-class Grpo:
+class Grpo(Method[GrpoConfig]):
     """Learns from rewards alone; a group without spread teaches nothing."""
 
-    def __init__(self, config: GrpoConfig, services: Services) -> None:
-        self.config = config
-        self.rollouts = config.rollouts
-        self.aggregation: Aggregation = config.aggregation
-        self.services = services
-
-    def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:
-        """Remember nothing."""
-
-    def samples(self, batch: Sequence[Rollout], report: StepReport) -> list[TrainingSample | None]:
+    def samples(
+        self, batch: Sequence[Rollout], notes: Notes, report: StepReport
+    ) -> list[TrainingSample | None]:
         """One sample for each rollout of a group whose rewards differ."""
         samples: list[TrainingSample | None] = [None] * len(batch)
         for group in _groups(batch):
             rewards = torch.tensor([_reward(batch[i]) for i in group])
             advantages = group_advantages(rewards, len(group), scale=self.config.scale_rewards)
             for i, advantage in zip(group, advantages.tolist(), strict=True):
-                rollout = batch[i]
-                if advantage != 0.0 and rollout.completion.token_ids:
+                completion = batch[i].completion
+                if advantage != 0.0 and completion.token_ids:
                     samples[i] = TrainingSample(
-                        rollout.prompt_ids, rollout.completion.token_ids, advantage=advantage
+                        batch[i].prompt_ids,
+                        completion.token_ids,
+                        advantage=advantage,
+                        log_probs=completion.log_probs,
                     )
         report.counts["nothing_to_say"] += sum(sample is None for sample in samples)
         return samples
 
-    def token_loss(self, micro: MicroBatch, logits: torch.Tensor) -> torch.Tensor:
+    def token_loss(
+        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         """The clipped surrogate of every token."""
         advantages = torch.tensor([s.advantage for s in micro.samples], device=logits.device)
         return clipped_policy_loss(
@@ -50,23 +47,6 @@ class Grpo:
             clip_low=self.config.clip_low,
             clip_high=self.config.clip_high,
         )
-
-    def after_update(self, student: torch.nn.Module) -> None:
-        """No teacher."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """No weights besides the student's."""
-        return {}
-
-    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing to restore."""
 
 
 def _groups(batch: Sequence[Rollout]) -> list[list[int]]:

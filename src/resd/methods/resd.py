@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from resd.config import ResdConfig
 from resd.context import (
+    Operation,
     Playbook,
     Reflection,
     Sections,
@@ -15,111 +17,162 @@ from resd.context import (
     parse_reflection,
     parse_success_tags,
 )
-from resd.context.playbook import Operation
-from resd.methods.base import Services, StepReport, messages_or_count
+from resd.methods.base import Notes, Services, StepReport, Written
 from resd.methods.distillation import Distillation
-from resd.types import Rollout
+from resd.report.playbook import playbook_markdown
+from resd.types import ChatMessage, Completion, Rollout
 
 
-class Resd(Distillation):
+class _Parsed(Protocol):
+    """What a parser makes of an output; `problem` says what was wrong with it, if anything."""
+
+    @property
+    def problem(self) -> str: ...
+
+
+P = TypeVar("P", bound=_Parsed)
+
+
+class Resd(Distillation[ResdConfig]):
     """Actively written context: playbook, reflection and solution beside trial and feedback."""
 
     def __init__(self, config: ResdConfig, services: Services) -> None:
         super().__init__(config, services)
         self.playbook = Playbook(config.playbook, services.count_tokens, services.seed)
         self.solutions = SolutionBuffer(config.max_solutions)
-        self._reflections: dict[int, Reflection] = {}
 
     # -- context update (Algorithm 1, line 3) ------------------------------------------------
 
-    def learn(self, batch: Sequence[Rollout], report: StepReport) -> None:
-        """CONCISE, REFLECT, tag, cache successes, CURATE; all reads are of one snapshot each."""
-        config = self.config
-        before = {entry.id for entry in self.playbook.shown()}
-        if config.use_playbook:
-            report.counts += self.playbook.begin_update()
-        failures = [r for r in batch if r.outcome is not None and not r.passed]
-        failures = [r for r in failures if r.outcome is not None and r.outcome.feedback]
-        self._reflections = {}
-        if config.use_playbook or config.use_reflection:
-            self._reflect(failures, report)
-        if config.use_solutions:
-            self._remember_successes(batch)
-        if config.use_playbook:
-            if config.success_tags:
-                self._review([r for r in batch if r.passed], report)
-            self._curate(failures, report)
-        self._describe(before, report)
+    def learn(self, batch: Sequence[Rollout], report: StepReport) -> Notes:
+        """CONCISE, REFLECT, tag, cache successes, CURATE; all reads are of one snapshot each.
 
-    def _reflect(self, failures: Sequence[Rollout], report: StepReport) -> None:
+        The playbook is written even where the teacher does not see it (`use_playbook`), as in
+        the paper's Table 3.
+        """
+        before = {entry.id for entry in self.playbook.shown()}
+        report.counts += self.playbook.begin_update()
+        failures = {
+            i: r for i, r in enumerate(batch) if r.outcome and not r.passed and r.outcome.feedback
+        }
+        with self.services.phase("reflect"):
+            reflections = self._reflect(failures, report)
+            if self.config.use_solutions:
+                for rollout in batch:
+                    if rollout.passed:
+                        self.solutions.add(rollout.example.id, rollout.answer)
+            if self.config.success_tags:
+                self._review([r for r in batch if r.passed], report)
+        with self.services.phase("curate"):
+            self._curate(batch, reflections, report)
+        self._describe(before, report)
+        return Notes([reflections.get(i) for i in range(len(batch))])
+
+    def _reflect(
+        self, failures: Mapping[int, Rollout], report: StepReport
+    ) -> dict[int, Reflection]:
+        """The reflections that could be parsed, by place in the batch; tags are applied."""
         snapshot = self.playbook.all()
-        prompts = []
-        for rollout in failures:
-            assert rollout.outcome is not None
-            sections = Sections(
-                snapshot, trial=rollout.completion.text, feedback=rollout.outcome.feedback
+        prompts = {
+            i: self.services.builder.reflect(
+                rollout.example,
+                Sections(snapshot, trial=rollout.answer, feedback=_feedback(rollout)),
             )
-            prompts.append(self.services.builder.reflect(rollout.example, sections))
-        for rollout, output in self._written("reflection", failures, prompts, report):
-            reflection = parse_reflection(output)
+            for i, rollout in failures.items()
+        }
+        parsed = self._written("reflection", failures, prompts, parse_reflection, report)
+        for i, reflection in parsed.items():
             report.counts += reflection.rejected
-            if reflection:
-                self._reflections[id(rollout)] = reflection
-            if self.config.use_playbook:
-                report.counts += self.playbook.tag(reflection.tags, rollout.evidence)
+            report.counts += self.playbook.tag(reflection.tags, failures[i].evidence)
+        return {i: reflection for i, reflection in parsed.items() if reflection}
 
     def _review(self, successes: Sequence[Rollout], report: StepReport) -> None:
-        """The lighter call on successes: it only tags."""
+        """The lighter call on successes: it only tags (paper: App. G)."""
         snapshot = self.playbook.all()
         if not snapshot:
             return
-        prompts = [
-            self.services.builder.review(
-                rollout.example, Sections(snapshot, solution=rollout.completion.text)
+        about = dict(enumerate(successes))
+        prompts = {
+            i: self.services.builder.review(
+                rollout.example, Sections(snapshot, solution=rollout.answer)
             )
-            for rollout in successes
-        ]
-        for rollout, output in self._written("review", successes, prompts, report):
-            tags = parse_success_tags(output)
+            for i, rollout in about.items()
+        }
+        parsed = self._written("review", about, prompts, parse_success_tags, report)
+        for i, tags in parsed.items():
             report.counts += tags.rejected
-            report.counts += self.playbook.tag(tags.tags, rollout.evidence)
+            report.counts += self.playbook.tag(tags.tags, about[i].evidence)
 
-    def _curate(self, failures: Sequence[Rollout], report: StepReport) -> None:
-        reflected = [rollout for rollout in failures if id(rollout) in self._reflections]
+    def _curate(
+        self,
+        batch: Sequence[Rollout],
+        reflections: Mapping[int, Reflection],
+        report: StepReport,
+    ) -> None:
+        """Operations of every curator on one snapshot, applied in sample order."""
+        about = {i: batch[i] for i in reflections}
+        if self.config.deduplicate:
+            about = _one_an_example(about)
         snapshot = self.playbook.all()
-        prompts = [
-            self.services.builder.curate(
-                rollout.example, Sections(snapshot, reflection=self._reflections[id(rollout)])
+        prompts = {
+            i: self.services.builder.curate(
+                rollout.example, Sections(snapshot, reflection=reflections[i])
             )
-            for rollout in reflected
-        ]
+            for i, rollout in about.items()
+        }
         wishes: list[tuple[str, Sequence[Operation]]] = []
-        for rollout, output in self._written("curation", reflected, prompts, report):
-            curation = parse_curation(output)
+        for i, curation in self._written(
+            "curation", about, prompts, parse_curation, report
+        ).items():
             report.counts += curation.rejected
-            wishes.append((rollout.evidence, curation.operations))
+            wishes.append((about[i].evidence, curation.operations))
         report.counts += self.playbook.apply(wishes)
 
-    def _remember_successes(self, batch: Sequence[Rollout]) -> None:
-        for rollout in batch:
-            if rollout.passed:
-                self.solutions.add(rollout.example.id, rollout.completion.text)
-
     def _written(
-        self, what: str, rollouts: Sequence[Rollout], prompts: Sequence[Any], report: StepReport
-    ) -> list[tuple[Rollout, str]]:
-        """What the model writes for the prompts that fit, with the rollouts they are about."""
-        kept, ids = [], []
-        for rollout, messages in zip(rollouts, prompts, strict=True):
-            encoded = messages_or_count(messages, self.services, report, what)
-            if encoded is not None:
-                kept.append((rollout, messages))
-                ids.append(encoded)
-        limit = self.config.curation_tokens if what == "curation" else self.config.reflection_tokens
-        outputs = self.services.write(ids, limit, self.config.reflection_temperature, what)
-        for (rollout, messages), output in zip(kept, outputs, strict=True):
-            self.services.trace(what, rollout.example.id, prompt=messages, output=output)
-        return [(rollout, output) for (rollout, _), output in zip(kept, outputs, strict=True)]
+        self,
+        what: str,
+        about: Mapping[int, Rollout],
+        prompts: Mapping[int, list[ChatMessage] | None],
+        parse: Callable[[str], P],
+        report: StepReport,
+    ) -> dict[int, P]:
+        """What the model writes, parsed, for the prompts that fit; with a retry if configured."""
+        fitting = {i: messages for i, messages in prompts.items() if messages is not None}
+        report.counts[f"{what}_prompt_too_long"] += len(prompts) - len(fitting)
+        outputs = self._ask(what, about, fitting)
+        parsed: dict[int, P] = {}
+        again: dict[int, list[ChatMessage]] = {}
+        for i, output in outputs.items():
+            if output.answer is None:
+                report.counts[f"{what}_unfinished"] += 1
+                continue
+            parsed[i] = parse(output.answer)
+            if parsed[i].problem and self.config.retry_unparsed:
+                again[i] = [
+                    *fitting[i],
+                    {"role": "assistant", "content": output.answer[:_MOST_SHOWN]},
+                    {"role": "user", "content": f"{parsed[i].problem} Answer again."},
+                ]
+        for i, output in self._ask(f"{what}_again", about, again).items():
+            report.counts[f"{what}_asked_again"] += 1
+            better = parse(output.answer or "")
+            if not better.problem:
+                report.counts[f"{what}_mended"] += 1
+                parsed[i] = better
+        return parsed
+
+    def _ask(
+        self, what: str, about: Mapping[int, Rollout], prompts: Mapping[int, list[ChatMessage]]
+    ) -> dict[int, Completion]:
+        config = self.config
+        limit = config.reflection_tokens
+        if what.startswith("curation"):
+            limit = config.curation_tokens
+        wanted = [Written(about[i], messages) for i, messages in prompts.items()]
+        teacher = self.teacher if config.reflector == "teacher" else None
+        outputs = self.services.write(
+            what, wanted, limit, config.reflection_temperature, teacher=teacher
+        )
+        return dict(zip(prompts, outputs, strict=True))
 
     def _describe(self, before: set[str], report: StepReport) -> None:
         shown = self.playbook.shown()
@@ -132,25 +185,32 @@ class Resd(Distillation):
 
     # -- teacher context (Algorithm 1, line 4) ------------------------------------------------
 
-    def sections(self, rollout: Rollout, peer: str) -> Sections | None:
-        """Playbook, trial, feedback, reflection and solution; a playbook alone does not count."""
+    def sections(
+        self, rollout: Rollout, peer: str, reflection: Reflection | None
+    ) -> Sections | None:
+        """Playbook, trial, feedback, reflection and solution; a playbook alone does not count.
+
+        A passed sample never leaves the loss: with the buffer off its own answer is the solution.
+        """
         outcome, config = rollout.outcome, self.config
         assert outcome is not None
         cached = self.solutions.get(rollout.example.id) if config.use_solutions else None
         solution = cached or peer
         playbook = self.playbook.shown() if config.use_playbook else []
         if outcome.passed:
+            solution = solution or rollout.answer
             return Sections(playbook, solution=solution) if solution else None
         if not outcome.feedback and not solution:
             return None
-        reflection = self._reflections.get(id(rollout)) if config.use_reflection else None
         return Sections(
             playbook,
-            trial=rollout.completion.text if config.use_trial else "",
+            trial=rollout.answer if config.use_trial else "",
             feedback=outcome.feedback,
-            reflection=reflection or Reflection(),
+            reflection=(reflection if config.use_reflection else None) or Reflection(),
             solution=solution,
         )
+
+    # -- what is kept -------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Playbook and solutions, as plain JSON."""
@@ -160,3 +220,34 @@ class Resd(Distillation):
         """Restore `state_dict()`."""
         self.playbook.load_state_dict(state["playbook"])
         self.solutions.load_state_dict(state["solutions"])
+
+    def artifacts(self, title: str) -> dict[str, str]:
+        """The playbook, for programs and for people."""
+        return {
+            "playbook.json": json.dumps(self.playbook.state_dict(), indent=1) + "\n",
+            "playbook.md": playbook_markdown(self.playbook, title),
+        }
+
+    def metrics(self, environment: Any) -> dict[str, float]:
+        """Precision and recall of the playbook, in worlds that know the truth."""
+        judge = getattr(environment, "score_playbook", None)
+        if judge is None:
+            return {}
+        scores = judge([entry.content for entry in self.playbook.shown()])
+        return {f"playbook/{key}": float(value) for key, value in scores.items()}
+
+
+# Characters of an output that the model is shown again when it could not be parsed.
+_MOST_SHOWN = 4000
+
+
+def _feedback(rollout: Rollout) -> str:
+    return rollout.outcome.feedback if rollout.outcome is not None else ""
+
+
+def _one_an_example(about: Mapping[int, Rollout]) -> dict[int, Rollout]:
+    """The first rollout of every example: peers teach the curator nothing new (App. G)."""
+    first: dict[str, int] = {}
+    for i, rollout in about.items():
+        first.setdefault(rollout.example.id, i)
+    return {i: about[i] for i in first.values()}

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from resd.context import Sections
+from resd.config import SdpoConfig
+from resd.context import Reflection, Sections
 from resd.methods.distillation import Distillation
 from resd.types import Rollout
 
 
-class Sdpo(Distillation):
-    """The teacher sees the feedback on the trial, and a peer's success where one exists."""
+class Sdpo(Distillation[SdpoConfig]):
+    """The teacher sees the feedback, or instead of it a peer's success where one exists."""
 
     own_success = False
 
-    def sections(self, rollout: Rollout, peer: str) -> Sections | None:
+    def sections(
+        self, rollout: Rollout, peer: str, reflection: Reflection | None
+    ) -> Sections | None:
         """Feedback for failures; for successes a peer's, or (SDPO+ss) their own solution."""
-        outcome = rollout.outcome
+        outcome, config = rollout.outcome, self.config
         assert outcome is not None
         if outcome.passed:
-            solution = peer or (rollout.completion.text if self.own_success else "")
+            solution = peer or (rollout.answer if self.own_success else "")
             return Sections(solution=solution) if solution else None
-        if not outcome.feedback and not peer:
+        feedback = outcome.feedback if config.feedback_beside_peer or not peer else ""
+        if not feedback and not peer:
             return None
-        trial = rollout.completion.text if self.config.use_trial else ""
-        return Sections(trial=trial, feedback=outcome.feedback, solution=peer)
+        trial = rollout.answer if config.use_trial else ""
+        return Sections(trial=trial, feedback=feedback, solution=peer)
 
 
 class SdpoSs(Sdpo):

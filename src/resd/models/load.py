@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,24 +145,35 @@ def load_weights(model: Any, place: Path) -> None:
     model.load_state_dict(_load_whole(place, dtype).state_dict())
 
 
-def save_model(model: Any, place: Path) -> None:
-    """Save in Hugging Face format, adapters merged into the weights; the model stays as it is."""
+def save_model(model: Any, place: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Save in Hugging Face format, adapters merged into the weights; the model stays as it is.
+
+    Args:
+        model: the student.
+        place: a directory.
+        weights: float32 weights by name, where the model itself computes in a narrower dtype.
+    """
     if not hasattr(model, "disable_adapter"):
-        model.save_pretrained(place)
+        wide = (
+            {name: weights[name].detach() for name in model.state_dict() if name in weights}
+            if weights
+            else {}
+        )
+        model.save_pretrained(place, state_dict={**model.state_dict(), **wide})
         return
     from peft.tuners.lora import LoraLayer
 
     base = model.get_base_model()
     adapted: dict[str, Any] = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
-    weights: dict[str, torch.Tensor] = {}
+    merged: dict[str, torch.Tensor] = {}
     for key, tensor in base.state_dict().items():
         owner, inside, leaf = key.partition(".base_layer.")
         if inside:
             delta = adapted[owner].get_delta_weight("default") if leaf == "weight" else 0
-            weights[f"{owner}.{leaf}"] = (tensor + delta).to(tensor.dtype)
+            merged[f"{owner}.{leaf}"] = (tensor + delta).to(tensor.dtype)
         elif ".lora_" not in key:
-            weights[key] = tensor
-    base.save_pretrained(place, state_dict=weights)
+            merged[key] = tensor
+    base.save_pretrained(place, state_dict=merged)
 
 
 def pick_device(name: str) -> torch.device:
@@ -203,6 +215,20 @@ def read_vocabulary_size(config: ModelConfig) -> int | None:
     """Rows of the token embedding without loading the weights; None if the config is silent."""
     text = AutoConfig.from_pretrained(model_path(config.path)).get_text_config()
     return getattr(text, "vocab_size", None)
+
+
+def _with_wide(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's state with the wide weights in the place of the narrow ones, tied ones too."""
+    named = dict(model.named_parameters())
+    wide = {named[name].data_ptr(): weight.detach() for name, weight in weights.items()}
+    return {key: wide.get(value.data_ptr(), value) for key, value in model.state_dict().items()}
+
+
+def compute_dtype(config: ModelConfig) -> torch.dtype | None:
+    """The dtype to compute in; None for that of the weights."""
+    if config.compute_dtype in (None, config.dtype):
+        return None
+    return getattr(torch, str(config.compute_dtype))  # type: ignore[no-any-return]
 
 
 def _dtype(name: str) -> Any:

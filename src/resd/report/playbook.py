@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from resd.config import RunConfig
 from resd.context import Entry, Playbook
 from resd.context.playbook import SECTIONS
 
 
-def playbook_markdown(playbook: Playbook, config: RunConfig, step: int) -> str:
+def playbook_markdown(playbook: Playbook, title: str) -> str:
     """The playbook by section, candidates last."""
     shown = playbook.shown()
     lines = [
-        f"# Playbook of {config.task}, step {step}",
+        f"# {title}",
         "",
         f"{len(shown)} lessons, {len(playbook) - len(shown)} candidates, "
         f"{playbook.tokens()} tokens.",

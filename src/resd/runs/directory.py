@@ -23,7 +23,6 @@ from typing import Any, TextIO
 import tomli_w
 
 from resd.config import RunConfig, read_toml, validate
-from resd.context import Playbook
 from resd.errors import UserError
 from resd.runs import atomic
 
@@ -117,10 +116,10 @@ class RunDirectory:
         text = "".join(json.dumps(record) + "\n" for record in records)
         atomic.write_text(self._folder("traces") / f"step-{step:06d}.jsonl", text)
 
-    def save_playbook(self, playbook: Playbook, notes: str) -> None:
-        """Write playbook.json and playbook.md."""
-        atomic.write_json(self.path / "playbook.json", playbook.state_dict())
-        atomic.write_text(self.path / "playbook.md", notes)
+    def save_artifacts(self, files: Mapping[str, str]) -> None:
+        """Write files of a method into the run directory, by name."""
+        for name, text in files.items():
+            atomic.write_text(self.path / name, text)
 
     def save_notes(self, notes: Sequence[str]) -> None:
         """Write notes.txt, a line a note."""

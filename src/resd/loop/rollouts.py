@@ -1,0 +1,158 @@
+"""The one door to responses: sampled by the plain student, scored by the environment.
+
+Training and evaluation go through the same `Sampler`; so do reflections and curations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from resd.engines import Engine, Request, Sampling
+from resd.loop.clock import Clock
+from resd.runs.seeds import derive
+from resd.tasks.scoring import Scorer
+from resd.types import ChatMessage, Completion, Example, Outcome, Rollout
+
+Encode = Callable[[Sequence[ChatMessage]], list[int]]
+
+UNFINISHED = (
+    "The response reached its end inside the thinking: it holds no answer. Think more briefly, "
+    "close the thinking, then answer."
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scored responses, those of one example side by side.
+
+    Attributes:
+        skipped: examples whose prompt does not fit.
+        counts: what the environment did wrong, by reason.
+        failures: responses on which the environment failed, in words, in order.
+        warnings: what the environment does that looks like a mistake, said once a run.
+    """
+
+    rollouts: list[Rollout]
+    skipped: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def first_failure(self) -> str:
+        """The environment's first failure in one line; empty if there was none."""
+        return next(filter(None, self.failures), "")
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether the environment failed on every response."""
+        return bool(self.rollouts) and all(r.outcome is None for r in self.rollouts)
+
+
+class Sampler:
+    """Samples and scores.
+
+    The engine takes over weights only when they have changed and something is generated.
+
+    Args:
+        engine: generates.
+        student: the model in training, or None where the engine holds the only model.
+        encode: chat messages to token ids, with the assistant header.
+        scorer: the environment.
+        max_prompt: most tokens of a prompt of the student.
+        seed: of the run.
+        clock: counts the time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        student: torch.nn.Module | None,
+        encode: Encode,
+        scorer: Scorer,
+        max_prompt: int,
+        seed: int,
+        clock: Clock | None = None,
+    ) -> None:
+        self.engine = engine
+        self.encode = encode
+        self.scorer = scorer
+        self.max_prompt = max_prompt
+        self._student = student
+        self._seed = seed
+        self._clock = clock or Clock()
+        self._updates = 0
+
+    def student_changed(self) -> None:
+        """The student's weights are others now: after an update, after a restore."""
+        self._updates += 1
+
+    def respond(
+        self, examples: Sequence[Example], samples: int, sampling: Sampling, *purpose: object
+    ) -> Batch:
+        """Sample responses for each example with the plain student, and score them.
+
+        Args:
+            examples: the student sees their plain prompts: no playbook, no feedback.
+            samples: responses an example.
+            sampling: how.
+            purpose: what for (training or evaluation, and the step); with the example's id and the
+                sample's number it makes the seed of a response.
+        """
+        encoded = [(example, tuple(self.encode(example.prompt))) for example in examples]
+        fitting = [(e, ids) for e, ids in encoded if len(ids) <= self.max_prompt]
+        asked = [
+            (e, Request(ids, sampling, derive(self._seed, *purpose, e.id, number)))
+            for e, ids in fitting
+            for number in range(samples)
+        ]
+        with self._clock.phase("generate"):
+            completions = self.generate([request for _, request in asked])
+        with self._clock.phase("environment"):
+            pairs = [(e, _graded(c)) for (e, _), c in zip(asked, completions, strict=True)]
+            scores = self.scorer.score(pairs)
+        rollouts = [
+            Rollout(example, request.prompt_ids, completion, _settled(completion, o), request.seed)
+            for (example, request), completion, o in zip(
+                asked, completions, scores.outcomes, strict=True
+            )
+        ]
+        return Batch(
+            rollouts,
+            len(encoded) - len(fitting),
+            scores.counts,
+            scores.failures,
+            scores.warnings,
+        )
+
+    def generate(
+        self, requests: Sequence[Request], teacher: torch.nn.Module | None = None
+    ) -> list[Completion]:
+        """Completions by the student's weights, or by those of a teacher."""
+        if not requests:
+            return []
+        if teacher is not None:
+            self.engine.sync(teacher, f"teacher after {self._updates}")
+        elif self._student is not None:
+            self.engine.sync(self._student, f"student after {self._updates}")
+        with nullcontext():
+            return self.engine.generate(requests)
+
+
+def _graded(completion: Completion) -> str:
+    """What the environment judges: the answer, or of an unfinished thought the whole text."""
+    return completion.text if completion.answer is None else completion.answer
+
+
+def _settled(completion: Completion, outcome: Outcome | None) -> Outcome | None:
+    """A response that ended inside its thinking has not passed, whatever was found in it."""
+    if completion.answer is not None or outcome is None:
+        return outcome
+    return replace(
+        outcome, reward=min(0.0, outcome.reward), passed=False, cases_passed=0, feedback=UNFINISHED
+    )
