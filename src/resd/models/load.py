@@ -154,12 +154,7 @@ def save_model(model: Any, place: Path, weights: Mapping[str, torch.Tensor] | No
         weights: float32 weights by name, where the model itself computes in a narrower dtype.
     """
     if not hasattr(model, "disable_adapter"):
-        wide = (
-            {name: weights[name].detach() for name in model.state_dict() if name in weights}
-            if weights
-            else {}
-        )
-        model.save_pretrained(place, state_dict={**model.state_dict(), **wide})
+        model.save_pretrained(place, state_dict=_with_wide(model, weights or {}))
         return
     from peft.tuners.lora import LoraLayer
 
