@@ -22,10 +22,11 @@ from resd.context import (
     parse_reflection,
 )
 from resd.distill import divergence_per_token, importance_weights, make_teacher
-from resd.engines import HFEngine, Sampling
+from resd.engines import HFEngine, Request, Sampling
 from resd.models.batch import align, response_logits
 from resd.models.chat import ChatFormat
 from resd.models.load import LAB_MODEL
+from resd.runs.seeds import derive
 from resd.tasks.lab import LabEnvironment
 
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 0
@@ -49,22 +50,29 @@ def ask(name, **sections):
     return chat.encode([{"role": "user", "content": templates.render(name, **sections)}])
 
 
-def write(prompts, seed, tokens=64):
+def generate(prompts, sampling, *purpose):
+    """A completion for each prompt, each with a seed of its own."""
+    seeds = [derive(SEED, *purpose, i) for i in range(len(prompts))]
+    pairs = zip(prompts, seeds, strict=True)
+    return engine.generate([Request(tuple(prompt), sampling, seed) for prompt, seed in pairs])
+
+
+def write(prompts, tokens=64):
     """What the model writes for some prompts, greedily."""
-    return [c.text for c in engine.generate(prompts, Sampling(0.0, 1.0, tokens, seed))]
+    return [c.text for c in generate(prompts, Sampling(0.0, 1.0, tokens))]
 
 
 def roll_out(examples, step):
     """Line 1 and 2: one response for each prompt by the plain student, and its evaluation."""
     prompts = [chat.encode(example.prompt) for example in examples]
-    completions = engine.generate(prompts, Sampling(1.0, 0.95, 24, SEED * 10_000 + step))
+    completions = generate(prompts, Sampling(1.0, 0.95, 24), "rollout", step)
     return [
         (example, prompt, completion, environment.evaluate(example, completion.text))
         for example, prompt, completion in zip(examples, prompts, completions, strict=True)
     ]
 
 
-def learn(batch, step):
+def learn(batch):
     """Line 3: CONCISE, REFLECT and tag, cache successes, CURATE; returns the reflections."""
     playbook.begin_update()
     failures = [i for i, (*_, outcome) in enumerate(batch) if not outcome.passed]
@@ -80,7 +88,7 @@ def learn(batch, step):
         )
         for i in failures
     ]
-    reflections = dict(zip(failures, map(parse_reflection, write(prompts, step)), strict=True))
+    reflections = dict(zip(failures, map(parse_reflection, write(prompts)), strict=True))
     for i, reflection in reflections.items():
         playbook.tag(reflection.tags, evidence(batch[i]))
     for example, _, completion, outcome in batch:
@@ -91,7 +99,7 @@ def learn(batch, step):
         ask("curate", question=question[i], playbook=snapshot, reflection=reflections[i])
         for i in failures
     ]
-    curations = map(parse_curation, write(prompts, step, 48))
+    curations = map(parse_curation, write(prompts, 48))
     playbook.apply(
         (evidence(batch[i]), curation.operations)
         for i, curation in zip(failures, curations, strict=True)
@@ -133,7 +141,6 @@ def distill(batch, reflections, number):
         number += 1
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1.0, number / 5)
-        student.train()
         logits = response_logits(student, prompts, texts, pad)
         now = logits.log_softmax(-1).gather(-1, responses.token_ids[..., None])[..., 0].detach()
         before = now if before is None else before
@@ -146,14 +153,14 @@ def distill(batch, reflections, number):
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        teacher.update(student)  # line 6; a frozen teacher stays where it is
+        teacher.update(dict(student.named_parameters()))  # line 6
     return number
 
 
 def accuracy(examples):
     """mean@4 of the student without any context."""
     prompts = [chat.encode(example.prompt) for example in examples for _ in range(4)]
-    answers = engine.generate(prompts, Sampling(0.6, 0.95, 24, SEED))
+    answers = generate(prompts, Sampling(0.6, 0.95, 24), "evaluation")
     passed = [
         environment.evaluate(examples[i // 4], answer.text).passed
         for i, answer in enumerate(answers)
@@ -170,7 +177,7 @@ def main():
             print(f"step {step:2}  mean@4 {accuracy(test):.3f}", flush=True)
         start = step // INNER * BATCH
         batch = roll_out([train[i] for i in order[start : start + BATCH]], step)
-        reflections = learn(batch, step)
+        reflections = learn(batch)
         number = distill(batch, reflections, number)
     print(f"step {STEPS}  mean@4 {accuracy(test):.3f}")
     score = environment.score_playbook(entry.content for entry in playbook.shown())

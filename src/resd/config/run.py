@@ -83,6 +83,9 @@ class TrainConfig(Part):
     updates_per_batch: int = Field(
         1, ge=1, description="optimiser steps on each batch of rollouts, importance-weighted"
     )
+    optimizer: Literal["adamw", "adamw_stochastic"] = Field(
+        "adamw", description="adamw_stochastic: torchao's, for weights in bfloat16"
+    )
     lr: float = Field(1e-6, gt=0, le=10, description="learning rate after warm-up")
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")

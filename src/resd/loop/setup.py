@@ -19,6 +19,7 @@ from resd.context import (
 )
 from resd.context.templates import NAMES as TEMPLATE_NAMES
 from resd.errors import UserError
+from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
 from resd.models.load import (
     load_tokenizer,
@@ -73,7 +74,7 @@ def prepare(config: RunConfig) -> Setup:
     test = load_examples(environment, "test", config.task)
     templates = load_templates(config, environment)
     pick_device(config.model.device)
-    _check_precision(config)
+    check_precision(config)
     _check_trackers(config.trackers)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
@@ -150,17 +151,6 @@ def _probe(scorer: Scorer, example: Example, task: str) -> None:
     if scores.outcomes[0] is None:
         raise UserError(
             f"task {task}: evaluate() failed on an empty response: {scores.first_failure}"
-        )
-
-
-def _check_precision(config: RunConfig) -> None:
-    """AdamW's updates are lost in bfloat16 weights; adapters are float32 in any case."""
-    if config.model.dtype != "float32" and config.model.lora is None:
-        raise UserError(
-            f"model.dtype {config.model.dtype}: full training needs float32 weights, or updates "
-            "of the size of the learning rate are rounded away; write --model.dtype float32 "
-            "--model.compute_dtype bfloat16 to compute in bfloat16, or train adapters "
-            "(--model.lora.rank 16)"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
 from resd.loop.masters import Masters
+from resd.loop.optimizer import make_optimizer
 from resd.methods.base import Method, MicroBatch, StepReport
 from resd.models.batch import align, response_logits
 from resd.types import TrainingSample
@@ -73,12 +74,7 @@ class PolicyUpdate:
         self.method = method
         self.config = config
         self.updates = 0
-        self.optimizer = torch.optim.AdamW(
-            list(masters.weights.values()),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.999),
-        )
+        self.optimizer = make_optimizer(list(masters.weights.values()), config)
         self._pad_id = pad_id
         self._on_sampler = on_sampler
         self._warn = warn

@@ -1,0 +1,48 @@
+"""Weights that stay in bfloat16: refused for plain AdamW, or rounded at random."""
+
+import pytest
+import tiny
+import torch
+
+from resd.config import TrainConfig, load_config
+from resd.errors import UserError
+from resd.loop.optimizer import check_precision, make_optimizer
+
+
+def config(tiny_model, tmp_path, **over):
+    return load_config(None, list(tiny.settings(tiny_model, tmp_path / "run", **over).items()))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_narrow_weights_are_refused_for_full_training(tiny_model, tmp_path, dtype):
+    with pytest.raises(UserError, match=r"model\.compute_dtype bfloat16"):
+        check_precision(config(tiny_model, tmp_path, model__dtype=dtype))
+
+
+def test_narrow_weights_under_adapters_are_fine(tiny_model, tmp_path):
+    check_precision(config(tiny_model, tmp_path, model__dtype="bfloat16", model__lora__rank=2))
+    check_precision(config(tiny_model, tmp_path, model__compute_dtype="bfloat16"))
+
+
+def test_without_torchao_the_error_says_what_to_install(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("resd.loop.optimizer.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"resd\[torchao\]"):
+        check_precision(config(tiny_model, tmp_path, train__optimizer="adamw_stochastic"))
+
+
+@pytest.mark.slow
+def test_stochastic_rounding_moves_bfloat16_weights_by_the_learning_rate():
+    pytest.importorskip("torchao")
+    moved = {}
+    for name in ("adamw", "adamw_stochastic"):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(64, 64).bfloat16())
+        start = weight.detach().clone()
+        settings = TrainConfig(lr=1e-5, weight_decay=0.0, optimizer=name)
+        optimizer = make_optimizer([weight], settings)
+        for _ in range(20):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        moved[name] = float((start - weight).float().mean())
+    assert moved["adamw_stochastic"] == pytest.approx(20 * 1e-5, rel=0.2)
+    assert moved["adamw"] < 0.2 * 20 * 1e-5
