@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resd.loop.clock import Clock
 from resd.methods.base import StepReport
 from resd.runs import RunDirectory
+from resd.runs.atomic import StorageError
 from resd.types import Rollout
 
 
@@ -17,11 +18,13 @@ class Recorder:
     Args:
         run: the directory, open for writing.
         traces: whether rollouts, reflections and teacher prompts are kept.
+        warn: told, once, that traces cannot be written: they never end a run.
     """
 
-    def __init__(self, run: RunDirectory, *, traces: bool) -> None:
+    def __init__(self, run: RunDirectory, *, traces: bool, warn: Callable[[str], None]) -> None:
         self.run = run
         self._keeps_traces = traces
+        self._warn = warn
         self._traces: list[dict[str, Any]] = []
 
     def trace(self, kind: str, example: str, **record: Any) -> None:
@@ -48,7 +51,11 @@ class Recorder:
                 feedback=outcome.feedback if outcome else None,
             )
         if self._keeps_traces:
-            self.run.trace(step, self._traces)
+            try:
+                self.run.trace(step, self._traces)
+            except (StorageError, ValueError, TypeError) as error:
+                self._keeps_traces = False
+                self._warn(f"no more traces from step {step} on: {error}")
         self._traces = []
         self.run.save_artifacts(artifacts)
 

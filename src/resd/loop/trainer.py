@@ -15,6 +15,7 @@ from resd.loop.evaluate import evaluate, evaluate_baselines
 from resd.loop.masters import Masters
 from resd.loop.recorder import Recorder, step_row
 from resd.loop.rollouts import Batch, Sampler
+from resd.loop.safe_view import SafeView
 from resd.loop.setup import Setup
 from resd.loop.state import Progress, restore_state, save_state
 from resd.loop.stream import Stream
@@ -46,12 +47,12 @@ class Trainer:
     def __init__(
         self, setup: Setup, run: RunDirectory, view: RunView, engine: Engine | None = None
     ) -> None:
-        self.setup, self.run, self.view = setup, run, view
+        self.setup, self.run, self.view = setup, run, SafeView(view)
         self.config: RunConfig = setup.config
         config = self.config
         seed_everything(config.seed)
         self.clock = Clock()
-        self.recorder = Recorder(run, traces=config.traces)
+        self.recorder = Recorder(run, traces=config.traces, warn=self.view.warn)
         self.stream = Stream(setup.train, config.train, config.seed)
         # A teacher that does not move starts from the model the run started from.
         self.model = load_model(config.model)
@@ -74,7 +75,7 @@ class Trainer:
             config.train,
             setup.pad_id,
             on_sampler=not engine.shares_weights,
-            warn=view.warn,
+            warn=self.view.warn,
         )
         self.progress = Progress()
         checkpoints = run.checkpoints()
