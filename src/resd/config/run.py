@@ -37,9 +37,11 @@ class ModelConfig(Part):
     path: str = Field(
         "", description="'lab', 'smol', a directory in Hugging Face format, or a hub id"
     )
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="weights' dtype")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="weights' dtype; full training needs float32"
+    )
     compute_dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="dtype of forward and backward; weights stay in model.dtype"
+        None, description="dtype of forward and backward; the weights' own by default"
     )
     lora: LoraConfig | None = Field(None, description="LoRA adapters; none trains all weights")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
@@ -164,12 +166,17 @@ class ResdConfig(DistillConfig):
 
     name: Literal["resd"] = Field("resd", description="the method")
     use_reflection: bool = Field(True, description="the teacher sees the reflection")
-    use_playbook: bool = Field(True, description="keep a playbook and show it to the teacher")
-    use_solutions: bool = Field(True, description="cache successes and show them to the teacher")
-    success_tags: bool = Field(True, description="a lighter call tags entries after successes")
-    deduplicate: bool = Field(
-        True, description="of several rollouts of an example one reflection is curated"
+    use_playbook: bool = Field(
+        True, description="the teacher sees the playbook, which is written in any case"
     )
+    use_solutions: bool = Field(
+        True, description="cache successes and show them; off, a success still shows its own"
+    )
+    deduplicate: bool = Field(True, description="one curation an example, however many rollouts")
+    retry_unparsed: bool = Field(
+        False, description="ask once more for a reflection or curation that cannot be parsed"
+    )
+    success_tags: bool = Field(True, description="a lighter call tags entries after successes")
     reflector: Literal["student", "teacher"] = Field(
         "student", description="whose weights write reflections and curations"
     )
@@ -182,25 +189,20 @@ class ResdConfig(DistillConfig):
     playbook: PlaybookConfig = Field(default_factory=PlaybookConfig, description="the playbook")
 
 
-class PassiveConfig(DistillConfig):
-    """What SDPO and SDPO+ss share, as their authors run them (method.md section 3)."""
+class SdpoConfig(DistillConfig):
+    """SDPO: the teacher sees feedback, and a peer's success when there are several rollouts."""
 
+    name: Literal["sdpo"] = Field("sdpo", description="the method")
     use_trial: bool = Field(False, description="the teacher sees the failed trial")
     feedback_beside_peer: bool = Field(
-        False, description="where a peer's success is shown, the feedback is shown too"
+        False, description="the teacher sees the feedback also where a peer succeeded"
     )
 
 
-class SdpoConfig(PassiveConfig):
-    """SDPO: the teacher sees feedback, or a peer's success when there are several rollouts."""
-
-    name: Literal["sdpo"] = Field("sdpo", description="the method")
-
-
-class SdpoSsConfig(PassiveConfig):
+class SdpoSsConfig(SdpoConfig):
     """SDPO+ss: a success is its own demonstration."""
 
-    name: Literal["sdpo_ss"] = Field("sdpo_ss", description="the method")
+    name: Literal["sdpo_ss"] = Field("sdpo_ss", description="the method")  # type: ignore[assignment]
 
 
 class GrpoConfig(Part):
