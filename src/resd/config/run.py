@@ -131,9 +131,7 @@ class DistillConfig(Part):
     alpha: float = Field(
         0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: generalised JSD"
     )
-    top_k: int | None = Field(
-        100, ge=1, description="tokens kept (k); none is the full vocabulary"
-    )
+    top_k: int | None = Field(100, ge=1, description="tokens kept (k); none is the full vocabulary")
     support: Support = Field(
         "both",
         description="whose top tokens are kept: student (paper; cannot teach what the student "
