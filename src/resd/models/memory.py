@@ -265,5 +265,5 @@ def first_line(run: RunConfig) -> str:
     needed = estimate(run)
     size = needed.total / GB
     shown = f"{size:.0f}" if size >= 10 else f"{size:.1f}"
-    rest = "" if needed.fits_one else ", which one process does not use yet"
-    return f"# Memory: {shown} GB, {needed.cards()}{rest}. resd doctor --preset {run.preset}"
+    rest = "" if needed.fits_one else "; one process uses one GPU so far"
+    return f"# Memory (resd doctor): {shown} GB, {needed.cards()}{rest}."
