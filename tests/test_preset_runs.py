@@ -15,7 +15,7 @@ from resd.config import METHODS, RunConfig, load_config, preset_names, validate
 from resd.models.memory import architecture
 from resd.tasks.registry import load_environment, load_examples
 
-FACTOR = 1 / 96  # of every limit in tokens: 69632 become 725
+FACTOR = 1 / 48  # of every limit in tokens: 69632 become 1450
 LIMITS = {
     "max_context",
     "max_prompt_tokens",
@@ -98,10 +98,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("rows")
     finer_rows(place)
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,
+        vocab_size=3000,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -145,6 +145,9 @@ def stand_in(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         )
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():  # hidden states share a direction that ends a turn, soon
+            model.get_input_embeddings().weight += 0.1
+            model.get_output_embeddings().weight[tokenizer.eos_token_id] += 0.07
         made[kind] = tmp_path_factory.mktemp(kind)
         model.save_pretrained(made[kind])
         tokenizer.save_pretrained(made[kind])
@@ -173,7 +176,7 @@ def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) 
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert (run / "done.json").is_file()
     assert len({row["step"] for row in rows if row["step"]}) == steps
-    if method == "grpo" or (method == "sdpo" and not losses):
+    if method == "grpo":
         return  # a random model never passes: its groups have no spread
     assert len(losses) == steps
     assert all(loss == loss for loss in losses)
@@ -186,7 +189,7 @@ def moved(before: Path, run: Path) -> float:
 
     one, other = (
         AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).state_dict()
-        for place in (before, run / "model")
+        for place in (before, run / "final")
     )
     names = [name for name in one if "self_attn" in name and "proj" in name]
     changed = sum(int((one[name] != other[name]).sum()) for name in names)
