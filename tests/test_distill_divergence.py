@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resd.distill import divergence, divergence_loss, divergence_per_token, entropy
+from resd.config import DistillConfig
+from resd.distill import (
+    divergence,
+    divergence_loss,
+    divergence_per_token,
+    divergence_terms,
+    entropy,
+)
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 CASES = []
@@ -34,11 +41,20 @@ def probabilities(logits):
     return [x / math.fsum(raw) for x in raw]
 
 
-def oracle(student, teacher, alpha, top_k, ratio_min, ratio_max, tail, anchor=None):
+def support_of(student, teacher, top_k, support):
+    """The tokens that the loss names one by one."""
+    s, t = probabilities(student), probabilities(teacher)
+    size = {"student": s, "teacher": t, "both": [max(p) for p in zip(s, t, strict=True)]}
+    whole = support == "full" or top_k is None
+    order = sorted(range(len(s)), key=lambda v: 0.0 if whole else -size[support][v])
+    return order if whole else order[:top_k]
+
+
+def oracle(student, teacher, alpha, top_k, ratio_min, ratio_max, tail, support, anchor=None):
     """Eq. 1 for one position, on lists, in probabilities. `anchor`: the student of the bounds."""
     anchor = student if anchor is None else anchor
-    order = sorted(range(len(anchor)), key=lambda v: -anchor[v])
-    kept = order[: top_k or len(order)]
+    kept = support_of(anchor, teacher, top_k, support)
+    order = range(len(anchor))
     rows = []
     for logits in (student, teacher, anchor):
         p = probabilities(logits)
@@ -62,23 +78,22 @@ def oracle(student, teacher, alpha, top_k, ratio_min, ratio_max, tail, anchor=No
 
 
 @pytest.mark.skipif(not CASES, reason="the reference results are not beside the repository")
-@pytest.mark.parametrize("number", range(len(CASES)))
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_reference_results(number, dtype, tolerance):
-    case = CASES[number]
-    with np.load(VECTORS / "distill_dev.npz") as arrays:
-        names = ("student", "teacher", "mask", "grad")
-        data = (torch.from_numpy(arrays[f"{number}/{name}"]) for name in names)
-        student, teacher, mask, gradient = data
-    student = student.to(getattr(torch, dtype)).requires_grad_()
+def test_reference_results(dtype, tolerance):
     names = {"topk": "top_k", "min_ratio": "ratio_min", "max_ratio": "ratio_max"}
     names |= {"alpha": "alpha", "add_tail": "tail"}
-    options = {ours: case[theirs] for theirs, ours in names.items()}
-    loss = divergence_loss(student, teacher.to(student.dtype), mask, **options)
-    loss.backward()
-    assert loss.item() == pytest.approx(case["loss"], rel=tolerance)
-    worst = (student.grad.double() - gradient).abs().max()
-    assert worst <= tolerance * max(gradient.abs().max().item(), 1e-9)
+    with np.load(VECTORS / "distill_dev.npz") as arrays:
+        for number, case in enumerate(CASES):
+            parts = ("student", "teacher", "mask", "grad")
+            data = (torch.from_numpy(arrays[f"{number}/{part}"]) for part in parts)
+            student, teacher, mask, gradient = data
+            student = student.to(getattr(torch, dtype)).requires_grad_()
+            options = {ours: case[theirs] for theirs, ours in names.items()}
+            loss = divergence_loss(student, teacher.to(student.dtype), mask, **options)
+            loss.backward()
+            assert loss.item() == pytest.approx(case["loss"], rel=tolerance), number
+            worst = (student.grad.double() - gradient).abs().max()
+            assert worst <= tolerance * max(gradient.abs().max().item(), 1e-9), number
 
 
 @quick
@@ -91,14 +106,19 @@ def test_reference_results(number, dtype, tolerance):
             "ratio_min": st.sampled_from([None, 0.0, 0.2, 1.0]),
             "ratio_max": st.sampled_from([None, 1.0, 1.5, 5.0]),
             "tail": st.booleans(),
+            "support": st.sampled_from(["student", "teacher", "both", "full"]),
         }
     ),
 )
 def test_value_and_gradient_match_the_oracle(seed, options):
     student, teacher = draw(seed, 2, 12).requires_grad_(), draw(seed + 1, 2, 12).requires_grad_()
-    ours = divergence_per_token(student, teacher, **options)
+    ours, outside = divergence_terms(student, teacher, **options)
     ours.sum().backward()
     assert teacher.grad is None
+    assert not outside.requires_grad
+    for s, t, mass in zip(student.tolist(), teacher.tolist(), outside.tolist(), strict=True):
+        kept = support_of(s, t, options["top_k"], options["support"])
+        assert mass == pytest.approx(1.0 - math.fsum(probabilities(t)[v] for v in kept), abs=1e-12)
     step = 1e-5
     for row in range(2):
         s, t = student[row].tolist(), teacher[row].tolist()
@@ -109,18 +129,6 @@ def test_value_and_gradient_match_the_oracle(seed, options):
             down[v] -= step
             rise = oracle(up, t, **options, anchor=s) - oracle(down, t, **options, anchor=s)
             assert student.grad[row, v].item() == pytest.approx(rise / 2 / step, rel=1e-4, abs=1e-7)
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("top_k", "tail"), [(None, True), (4, True), (4, False)])
-def test_gradcheck(alpha, top_k, tail):
-    student = draw(3, 2, 3, 9, scale=1.0).requires_grad_()
-    teacher = draw(4, 2, 3, 9, scale=1.0)
-
-    def loss(x):
-        return divergence_per_token(x, teacher, alpha=alpha, top_k=top_k, tail=tail, **FREE)
-
-    assert torch.autograd.gradcheck(loss, (student,))
 
 
 @quick
@@ -158,13 +166,13 @@ def test_order_of_the_vocabulary_is_irrelevant(seed, alpha, top_k):
     torch.testing.assert_close(before, after, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("top_k", [16, 40, None])
-def test_whole_vocabulary_has_three_names(alpha, top_k):
+def test_whole_vocabulary_has_many_names():
     student, teacher = draw(1, 5, 16), draw(2, 5, 16)
-    values = divergence_per_token(student, teacher, alpha=alpha, top_k=top_k, tail=False)
-    full = divergence_per_token(student, teacher, alpha=alpha, top_k=None, tail=True)
-    assert torch.equal(values, full)
+    for alpha in (0.0, 0.5, 1.0):
+        full = divergence_per_token(student, teacher, alpha=alpha, top_k=None, tail=True)
+        for top_k, support in ((16, "student"), (40, "both"), (None, "teacher"), (3, "full")):
+            options = {"top_k": top_k, "support": support, "tail": False}
+            assert torch.equal(divergence_per_token(student, teacher, alpha=alpha, **options), full)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
@@ -205,9 +213,11 @@ def test_no_wide_copy_of_the_logits_is_kept_for_the_backward_pass():
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        divergence_per_token(student, teacher, alpha=0.5, top_k=20)
-    assert sum(kept.values()) < 1.5 * student.untyped_storage().nbytes()
+    for support in ("student", "teacher", "both"):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            divergence_per_token(student, teacher, alpha=0.5, top_k=20, support=support)
+        assert sum(kept.values()) < 1.5 * student.untyped_storage().nbytes()
 
 
 @pytest.mark.parametrize("shape", [(7, 30), (2, 7, 30), (30,)])
@@ -216,12 +226,54 @@ def test_blocks_do_not_change_the_result(monkeypatch, shape):
     for block in (1 << 26, 64):
         monkeypatch.setattr(divergence, "_BLOCK", block)
         student = draw(1, *shape).requires_grad_()
-        value = divergence_per_token(student, draw(2, *shape), alpha=0.5, top_k=4)
+        value, outside = divergence_terms(
+            student, draw(2, *shape), alpha=0.5, top_k=4, support="both"
+        )
         value.sum().backward()
-        results.append((value, student.grad, entropy(student)))
-        assert value.shape == entropy(student).shape == shape[:-1]
+        results.append((value, student.grad, outside, entropy(student)))
+        assert value.shape == outside.shape == entropy(student).shape == shape[:-1]
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+def after_updates(support, updates=8):
+    """What a student of 50,000 tokens thinks of the teacher's, at its own rank 10,000, then now.
+
+    The student is a small head on fixed hidden states, trained by AdamW; the teacher gives 90 % of
+    every position to one token.
+    """
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4, 16, generator=generator)
+    head = torch.nn.Linear(16, 50_000, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(50_000, 16, generator=generator))
+        start = head(hidden)
+        taught = start.argsort(dim=-1, descending=True)[:, 9_999, None]
+        teacher = start.log_softmax(dim=-1) + math.log(0.1)
+        teacher.scatter_(-1, taught, math.log(0.9))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.2)
+    seen, masses = [], []
+    for _ in range(updates + 1):
+        logits = head(hidden)
+        seen.append(logits.softmax(dim=-1).gather(-1, taught).mean().item())
+        loss, outside = divergence_terms(
+            logits, teacher, alpha=DistillConfig().alpha, support=support
+        )
+        masses.append(outside.mean().item())
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    return seen[0], seen[-1], masses[0]
+
+
+def test_a_token_that_the_student_finds_improbable_is_taught_by_the_default_support():
+    before, after, outside = after_updates(DistillConfig().support)
+    assert before < 1e-4
+    assert outside < 0.1
+    assert after > 0.5
+    before, after, outside = after_updates("student")
+    assert outside > 0.9  # the mass that the student never sees by name
+    assert after < before
 
 
 def test_impossible_tokens_outside_the_top_k_are_harmless():
@@ -274,6 +326,7 @@ def test_empty_mask_gives_a_zero_that_can_be_differentiated(top_k):
         ({"ratio_min": 2.0, "ratio_max": 1.0}, "above"),
         ({"teacher_logits": torch.zeros(2, 3, 6)}, "differ in shape"),
         ({"mask": torch.ones(2, 2)}, "mask has shape"),
+        ({"support": "union"}, "support must be one of student, teacher, both, full"),
     ],
 )
 def test_bad_input_is_named(change, message):

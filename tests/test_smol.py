@@ -33,7 +33,7 @@ def test_two_steps_with_smollm2(task: str, tmp_path: Path) -> None:
 def test_without_the_extra_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from resd import smol
+    from resd.models import smol
 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)

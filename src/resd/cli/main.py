@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resd import __version__
-from resd.cli import lab, tasks
+from resd.cli import doctor, lab, tasks
 from resd.cli.settings import print_settings
 from resd.config import load_config
 from resd.context import TemplateError
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     tasks.add_arguments(listed)
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
+    doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser
 
 

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_valid
 
 from resd.context import ContextBudgets, PlaybookConfig
 
+Support = Literal["student", "teacher", "both", "full"]
+
 
 class Part(BaseModel):
     """A part of the configuration: unknown keys fail."""
@@ -77,6 +79,7 @@ class TrainConfig(Part):
 
     steps: int | None = Field(None, ge=1, description="training steps; one pass by default")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
+    shuffle: bool = Field(True, description="examples in another order each pass, by the seed")
     inner_iterations: int = Field(
         4, ge=1, description="steps on each batch, each with fresh rollouts (K)"
     )
@@ -88,7 +91,7 @@ class TrainConfig(Part):
     )
     lr: float = Field(1e-6, gt=0, le=10, description="learning rate after warm-up")
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     micro_batch_size: int = Field(8, ge=1, description="samples a forward pass; changes no result")
     early_stop: bool = Field(
@@ -131,8 +134,11 @@ class DistillConfig(Part):
     alpha: float = Field(
         0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: generalised JSD"
     )
-    top_k: int | None = Field(
-        100, ge=1, description="student's top tokens (k); none is the full vocabulary"
+    top_k: int | None = Field(100, ge=1, description="tokens kept (k); none is the full vocabulary")
+    support: Support = Field(
+        "both",
+        description="whose top tokens are kept: student (paper; cannot teach what the student "
+        "finds improbable), teacher, both (by the larger probability), full (all tokens)",
     )
     tail: bool = Field(True, description="one more bucket with the remaining mass")
     ratio_min: float | None = Field(0.2, ge=0, description="lower clip of teacher/student")
@@ -171,14 +177,14 @@ class ResdConfig(DistillConfig):
     retry_unparsed: bool = Field(
         False, description="ask once more for a reflection or curation that cannot be parsed"
     )
-    success_tags: bool = Field(False, description="a lighter call tags entries after successes")
+    success_tags: bool = Field(True, description="a lighter call tags entries after successes")
     reflector: Literal["student", "teacher"] = Field(
         "student", description="whose weights write reflections and curations"
     )
     reflection_tokens: int = Field(1024, ge=8, description="most tokens of a reflection")
     curation_tokens: int = Field(1024, ge=8, description="most tokens of a curation")
     reflection_temperature: float = Field(
-        0.6, ge=0, description="temperature of reflections and curations; 0 is greedy"
+        1.0, ge=0, description="temperature of reflections and curations; 0 is greedy"
     )
     max_solutions: int = Field(4096, ge=1, description="examples in the solution buffer")
     playbook: PlaybookConfig = Field(default_factory=PlaybookConfig, description="the playbook")
@@ -207,7 +213,7 @@ class GrpoConfig(Part):
     rollouts: int = Field(8, ge=1, description="rollouts per prompt (the group)")
     scale_rewards: bool = Field(True, description="divide advantages by the group's deviation")
     clip_low: float = Field(0.2, ge=0, lt=1, description="lower clip of the ratio, 1 - clip_low")
-    clip_high: float = Field(0.2, ge=0, description="upper clip of the ratio, 1 + clip_high")
+    clip_high: float = Field(0.28, ge=0, description="upper clip of the ratio, 1 + clip_high")
     aggregation: Literal["token_mean", "sample_mean", "released"] = Field(
         "token_mean", description="mean over tokens or over samples"
     )

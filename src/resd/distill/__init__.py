@@ -1,6 +1,13 @@
 """Turn what a teacher knows into token-level supervision: losses, weights and teachers."""
 
-from resd.distill.divergence import divergence_loss, divergence_per_token, entropy
+from resd.distill.divergence import (
+    DivergenceTerms,
+    Support,
+    divergence_loss,
+    divergence_per_token,
+    divergence_terms,
+    entropy,
+)
 from resd.distill.policy_gradient import clipped_policy_loss, group_advantages
 from resd.distill.teacher import (
     EmaTeacher,
@@ -20,14 +27,17 @@ from resd.distill.weights import (
 
 __all__ = [
     "Aggregation",
+    "DivergenceTerms",
     "EmaTeacher",
     "FrozenTeacher",
     "LiveTeacher",
+    "Support",
     "Teacher",
     "TeacherKind",
     "clipped_policy_loss",
     "divergence_loss",
     "divergence_per_token",
+    "divergence_terms",
     "entropy",
     "group_advantages",
     "importance_weights",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,9 +20,79 @@ from torch.autograd.function import once_differentiable
 # Elements widened at once; bounds the temporary float32 memory (256 MiB) for any number of rows.
 _BLOCK = 1 << 26
 
+Support = Literal["student", "teacher", "both", "full"]
+
 # A tail bucket never holds less mass than this. In float32 a sum of probabilities is not known any
 # better, and without a floor a peaked student would make the log-ratio of the tail unbounded.
 _TAIL_FLOOR = math.log(-math.expm1(-1e-7))
+
+
+class DivergenceTerms(NamedTuple):
+    """What `divergence_terms` returns, both `[...]`.
+
+    Attributes:
+        loss: the clipped f-divergence at every position.
+        outside: the teacher's probability outside the support, without gradient. What lies there
+            is known to the loss as one number at most: the teacher cannot say which token it means.
+    """
+
+    loss: Tensor
+    outside: Tensor
+
+
+def divergence_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float,
+    top_k: int | None = 100,
+    ratio_min: float | None = 0.2,
+    ratio_max: float | None = None,
+    tail: bool = True,
+    support: Support = "student",
+) -> DivergenceTerms:
+    """Return the clipped f-divergence at every position (paper Eq. 1 and Appendix A).
+
+    The sum runs over the `top_k` tokens that `support` names and, with `tail`, one bucket that
+    holds the rest of each distribution. The teacher is clipped to `[ratio_min, ratio_max]` times
+    the student and is not renormalised afterwards, so a value may be slightly negative. No gradient
+    reaches the teacher or the clipping bounds.
+
+    Args:
+        student_logits: `[..., V]`, any floating dtype.
+        teacher_logits: `[..., V]`.
+        alpha: 0 is forward KL(teacher || student), 1 is reverse KL(student || teacher), in between
+            the generalised Jensen-Shannon divergence. The mixture formula vanishes at both ends,
+            which is why the ends are the exact KLs.
+        top_k: tokens kept; `None`, or V and more, is the whole vocabulary (`tail` is then moot).
+            Logits of minus infinity are harmless outside the support; inside it they give NaN or,
+            where the student alone excludes a token, infinity.
+        ratio_min: lower bound of teacher / student; `None` or 0 is no bound.
+        ratio_max: upper bound of teacher / student; `None` is no bound.
+        tail: False renormalises both distributions over the support instead.
+        support: whose largest tokens are kept: the `student`'s (paper); the `teacher`'s; `both`,
+            the largest of the maximum of the two probabilities; `full`, every token, whatever
+            `top_k`. The student's cannot teach a token that the student finds improbable.
+
+    Returns:
+        Loss and outside mass, float32, or float64 if an input is float64.
+
+    Raises:
+        ValueError: for shapes that differ or a setting out of range.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    _check_settings(alpha, top_k, ratio_min, ratio_max, support)
+    shape = student_logits.shape[:-1]
+    if not shape:  # blocks are cut along the second to last dimension
+        student_logits, teacher_logits = student_logits[None], teacher_logits[None]
+    dtype = _working_dtype(student_logits, teacher_logits)
+    index = _support(student_logits.detach(), teacher_logits.detach(), top_k, support, dtype)
+    student, _ = _log_probs(student_logits, index, tail, dtype)
+    with torch.no_grad():
+        teacher, outside = _log_probs(teacher_logits, index, tail, dtype)
+        teacher = _clip_ratio(teacher, student, ratio_min, ratio_max)
+    loss = _f_divergence(student, teacher, alpha)
+    return DivergenceTerms(loss.reshape(shape), outside.reshape(shape))
 
 
 def divergence_per_token(
@@ -34,46 +104,19 @@ def divergence_per_token(
     ratio_min: float | None = 0.2,
     ratio_max: float | None = None,
     tail: bool = True,
+    support: Support = "student",
 ) -> Tensor:
-    """Return the clipped f-divergence at every position (paper Eq. 1 and Appendix A).
-
-    The sum runs over the student's `top_k` tokens and, with `tail`, one bucket that holds the rest
-    of each distribution. The teacher is clipped to `[ratio_min, ratio_max]` times the student and
-    is not renormalised afterwards, so a value may be slightly negative. No gradient reaches the
-    teacher or the clipping bounds.
-
-    Args:
-        student_logits: `[..., V]`, any floating dtype.
-        teacher_logits: `[..., V]`.
-        alpha: 0 is forward KL(teacher || student), 1 is reverse KL(student || teacher), in between
-            the generalised Jensen-Shannon divergence. The mixture formula vanishes at both ends,
-            which is why the ends are the exact KLs.
-        top_k: tokens kept; `None`, or V and more, is the whole vocabulary (`tail` is then moot).
-            Logits of minus infinity are harmless outside the top-k and give NaN inside it.
-        ratio_min: lower bound of teacher / student; `None` or 0 is no bound.
-        ratio_max: upper bound of teacher / student; `None` is no bound.
-        tail: False renormalises both distributions over the top-k instead.
-
-    Returns:
-        `[...]`, float32, or float64 if an input is float64.
-
-    Raises:
-        ValueError: for shapes that differ or a setting out of range.
-    """
-    _check_shapes(student_logits, teacher_logits)
-    _check_settings(alpha, top_k, ratio_min, ratio_max)
-    shape = student_logits.shape[:-1]
-    if not shape:  # blocks are cut along the second to last dimension
-        student_logits, teacher_logits = student_logits[None], teacher_logits[None]
-    dtype = _working_dtype(student_logits, teacher_logits)
-    index = None
-    if top_k is not None and top_k < student_logits.shape[-1]:
-        index = student_logits.detach().topk(top_k, dim=-1).indices
-    student = _log_probs(student_logits, index, tail, dtype)
-    with torch.no_grad():
-        teacher = _log_probs(teacher_logits, index, tail, dtype)
-        teacher = _clip_ratio(teacher, student, ratio_min, ratio_max)
-    return _f_divergence(student, teacher, alpha).reshape(shape)
+    """Return the loss of `divergence_terms` alone, `[...]`; arguments and errors are the same."""
+    return divergence_terms(
+        student_logits,
+        teacher_logits,
+        alpha=alpha,
+        top_k=top_k,
+        ratio_min=ratio_min,
+        ratio_max=ratio_max,
+        tail=tail,
+        support=support,
+    ).loss
 
 
 def divergence_loss(
@@ -86,6 +129,7 @@ def divergence_loss(
     ratio_min: float | None = 0.2,
     ratio_max: float | None = None,
     tail: bool = True,
+    support: Support = "student",
 ) -> Tensor:
     """Return the mean of `divergence_per_token` over the tokens in `mask` (paper Eq. 1).
 
@@ -94,11 +138,12 @@ def divergence_loss(
         teacher_logits: `[..., V]`.
         mask: `[...]`, boolean or 0/1 (or weights of a weighted mean). Positions of mask 0 are
             never read, so they may hold NaN.
-        alpha: see `divergence_per_token`, as for the settings below.
+        alpha: see `divergence_terms`, as for the settings below.
         top_k: tokens kept, or `None` for all.
         ratio_min: lower bound of teacher / student, or `None`.
         ratio_max: upper bound of teacher / student, or `None`.
         tail: whether the tokens left out share one bucket.
+        support: whose largest tokens are kept.
 
     Returns:
         A scalar. An empty mask gives a zero that can be differentiated, with zero gradient.
@@ -121,6 +166,7 @@ def divergence_loss(
         ratio_min=ratio_min,
         ratio_max=ratio_max,
         tail=tail,
+        support=support,
     )
     weights = mask[keep].to(values.dtype)
     return (values * weights).sum() / (weights.sum() if keep.any() else 1.0)
@@ -145,15 +191,44 @@ def entropy(logits: Tensor) -> Tensor:
     return torch.cat(parts, dim=-1).reshape(logits.shape[:-1])
 
 
-def _log_probs(logits: Tensor, index: Tensor | None, tail: bool, dtype: torch.dtype) -> Tensor:
-    """Return the log-probabilities `[..., K]` of the tokens at `index`, then of the tail bucket."""
+def _support(
+    student: Tensor, teacher: Tensor, top_k: int | None, support: Support, dtype: torch.dtype
+) -> Tensor | None:
+    """Return the indices `[..., k]` of the tokens that are kept, or None for all of them."""
+    if support == "full" or top_k is None or top_k >= student.shape[-1]:
+        return None
+    if support == "student":
+        return student.topk(top_k, dim=-1).indices
+    if support == "teacher":
+        return teacher.topk(top_k, dim=-1).indices
+    return torch.cat(
+        [
+            torch.maximum(ours.to(dtype).log_softmax(dim=-1), theirs.to(dtype).log_softmax(dim=-1))
+            .topk(top_k, dim=-1)
+            .indices
+            for ours, theirs in _blocks(student, teacher)
+        ],
+        dim=-2,
+    )
+
+
+def _log_probs(
+    logits: Tensor, index: Tensor | None, tail: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities `[..., K]` at `index`, then of the tail bucket; and what is outside.
+
+    The second is the probability `[...]` of all tokens that are not at `index`, without gradient.
+    """
     if index is None:
-        return logits.to(dtype).log_softmax(dim=-1)
-    if not tail:  # the normaliser of the whole vocabulary would cancel
-        return logits.gather(-1, index).to(dtype).log_softmax(dim=-1)
+        log_probs = logits.to(dtype).log_softmax(dim=-1)
+        return log_probs, torch.zeros_like(log_probs[..., 0]).detach()
     top, rest = _split(logits, index, dtype)
+    outside = torch.sigmoid(rest.detach() - top.detach().logsumexp(dim=-1))
+    if not tail:  # the normaliser of the whole vocabulary would cancel
+        return top.log_softmax(dim=-1), outside
     log_probs = torch.cat([top, rest[..., None]], dim=-1).log_softmax(dim=-1)
-    return torch.cat([log_probs[..., :-1], log_probs[..., -1:].clamp(min=_TAIL_FLOOR)], dim=-1)
+    floored = log_probs[..., -1:].clamp(min=_TAIL_FLOOR)
+    return torch.cat([log_probs[..., :-1], floored], dim=-1), outside
 
 
 def _clip_ratio(
@@ -251,7 +326,11 @@ def _check_shapes(student_logits: Tensor, teacher_logits: Tensor) -> None:
 
 
 def _check_settings(
-    alpha: float, top_k: int | None, ratio_min: float | None, ratio_max: float | None
+    alpha: float,
+    top_k: int | None,
+    ratio_min: float | None,
+    ratio_max: float | None,
+    support: str,
 ) -> None:
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
@@ -263,3 +342,6 @@ def _check_settings(
         raise ValueError(f"ratio_max must be finite and positive, or None, got {ratio_max}")
     if ratio_min is not None and ratio_max is not None and ratio_min > ratio_max:
         raise ValueError(f"ratio_min {ratio_min} is above ratio_max {ratio_max}")
+    if support not in get_args(Support):
+        known = ", ".join(get_args(Support))
+        raise ValueError(f"support must be one of {known}, got {support!r}")

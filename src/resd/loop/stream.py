@@ -16,7 +16,7 @@ class Stream:
     Args:
         examples: the training examples.
         config: batch size, inner iterations, steps. More steps than a pass holds go on with
-            another pass, shuffled anew.
+            another pass, shuffled anew (unless `config.shuffle` is off).
         seed: of the order.
     """
 
@@ -24,6 +24,7 @@ class Stream:
         self._examples = list(examples)
         self._size = min(config.batch_size, len(self._examples))
         self._inner = config.inner_iterations
+        self._shuffle = config.shuffle
         self._seed = seed
         # A last batch that would not be full is left out of the pass.
         self._batches = len(self._examples) // self._size
@@ -33,7 +34,8 @@ class Stream:
         """The examples of step 1, 2, ..."""
         number = (step - 1) // self._inner
         order = list(range(len(self._examples)))
-        random.Random(derive(self._seed, "pass", number // self._batches)).shuffle(order)
+        if self._shuffle:
+            random.Random(derive(self._seed, "pass", number // self._batches)).shuffle(order)
         start = number % self._batches * self._size
         return [self._examples[i] for i in order[start : start + self._size]]
 

@@ -32,6 +32,8 @@ from resd.types import Completion, Example, Rollout
 
 # Nucleus of reflections and curations, as of rollouts (paper: App. G).
 _WRITING_TOP_P = 0.95
+# Mass of the teacher outside the support from which on a run is warned (method.md section 2).
+_MOST_OUTSIDE = 0.1
 
 
 class Trainer:
@@ -78,6 +80,7 @@ class Trainer:
             warn=self.view.warn,
         )
         self.progress = Progress()
+        self._told_outside = False
         checkpoints = run.checkpoints()
         if checkpoints:
             self.progress = restore_state(checkpoints[-1][1], self.model, self.update, self.method)
@@ -220,11 +223,22 @@ class Trainer:
             report.metrics |= self.method.metrics(self.setup.environment)
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
+        self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
         row = step_row(step, totals["rollouts"], rollouts, report, self.clock)
         with self.clock.phase("save"):
             artifacts = self.method.artifacts(f"Playbook of {self.config.task}, step {step}")
             self.recorder.step(step, rollouts, row, artifacts)
         self.view.stepped(step, row, report.lesson)
+
+    def _tell_outside(self, mass: float) -> None:
+        """A teacher's token that the loss does not look at cannot be taught."""
+        if mass > _MOST_OUTSIDE and not self._told_outside:
+            self._told_outside = True
+            self.view.warn(
+                f"step {self.progress.step}: {mass:.0%} of the teacher's probability lies outside "
+                "the tokens that the loss looks at, and cannot be taught: set method.support to "
+                "both or full, or raise method.top_k"
+            )
 
     def _save_model(self, path: Path) -> None:
         save_model(self.model, path, self.masters.weights)

@@ -11,7 +11,7 @@ import torch
 from resd.config import DistillConfig
 from resd.context import Reflection, Sections
 from resd.distill import (
-    divergence_per_token,
+    divergence_terms,
     importance_weights,
     make_teacher,
     success_rate_weights,
@@ -100,8 +100,7 @@ class Distillation(Method[Config]):
         with self.services.phase("teacher"):
             teacher_logits = self._teacher_logits(micro)
         config, mask = self.config, micro.responses.mask
-        loss = torch.zeros_like(micro.log_probs)
-        loss[mask] = divergence_per_token(
+        terms = divergence_terms(
             logits[mask],
             teacher_logits[mask],
             alpha=config.alpha,
@@ -109,7 +108,13 @@ class Distillation(Method[Config]):
             ratio_min=config.ratio_min,
             ratio_max=config.ratio_max,
             tail=config.tail,
+            support=config.support,
         )
+        loss = torch.zeros_like(micro.log_probs)
+        loss[mask] = terms.loss
+        outside = torch.zeros_like(micro.log_probs.detach())
+        outside[mask] = terms.outside.to(outside)
+        report["teacher_outside"] = outside
         weights = importance_weights(micro.log_probs, micro.old_log_probs, config.importance_cap)
         return loss * weights
 
