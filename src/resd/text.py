@@ -20,8 +20,8 @@ _ROUNDS = 4
 _SHORTEN_ROUNDS = 8
 _CHARS_PER_TOKEN = 12
 _BACKTICKS = re.compile("`+")
-_ENDS = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
-LINE_START = rf"(?:\A|(?<=[{_ENDS}]))"
+LINE_ENDS = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_LINE_START = rf"(?:\A|[{LINE_ENDS}])"
 # What may stand before a heading without making it less of one.
 _LEAD = r"[ \t>#*_-]*"
 
@@ -175,8 +175,9 @@ def mark_breaker(marks: Sequence[str]) -> Callable[[str], str]:
         mark = match.group()
         if not mark[-1].isalnum():
             return f"{mark[:-1]}\\{mark[-1]}"
-        core = mark.lstrip(" \t>#*_-") if mark.lstrip(" \t>#*_-") else mark
-        return f"{mark[: len(mark) - len(core)]}\\{core}"
+        core = re.search(r"\w[\w \t]*\Z", mark)
+        start = core.start() if core else 0
+        return f"{mark[:start]}\\{mark[start:]}"
 
     return lambda text: pattern.sub(broken, text)
 
@@ -190,14 +191,14 @@ def _mark_patterns(mark: str) -> list[str]:
     if mark[0] in "<[" and mark[-1] in ">]":
         return [f"(?i:{loose})"]
     if mark.isalnum():
-        return [rf"(?i:{LINE_START}{_LEAD}{loose})(?=[ \t]*(?:[{_ENDS}]|\Z))"]
+        return [rf"(?i:{_LINE_START}{_LEAD}{loose})(?=[ \t]*(?:[{LINE_ENDS}]|\Z))"]
     before = r"(?<!\w)" if mark[0].isalnum() else ""
     # Not in lower case amid a line: `if user:` is code.
     spellings = [solid, *([spell(unit) for unit in solid] for spell in (str.title, str.upper))]
     patterns = [before + r"[ \t]*".join(map(re.escape, parts)) for parts in spellings]
-    patterns.append(rf"(?i:{LINE_START}{_LEAD}{loose})")
+    patterns.append(rf"(?i:{_LINE_START}{_LEAD}{loose})")
     if mark[0] == "#":
         words = r"[ \t]*".join(re.escape(u) for u in re.findall(r"\w+", mark))
-        end = rf"[ \t]*(?::|(?=[ \t]*(?:[{_ENDS}]|\Z)))"
-        patterns.append(rf"(?i:{LINE_START}[ \t]*#+[ \t]*{words}{end})")
+        end = rf"[ \t]*(?::|(?=[ \t]*(?:[{LINE_ENDS}]|\Z)))"
+        patterns.append(rf"(?i:{_LINE_START}[ \t]*#+[ \t]*{words}{end})")
     return patterns

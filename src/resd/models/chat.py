@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import count as numbers
 
@@ -80,7 +80,7 @@ class ChatFormat:
         return role_marks(self._render, self._special)
 
     @cached_property
-    def _break_marks(self):  # type: ignore[no-untyped-def]
+    def _break_marks(self) -> Callable[[str], str]:
         return mark_breaker(self.role_marks)
 
     @cached_property
@@ -122,6 +122,14 @@ class ChatFormat:
         # Every character that a tokenizer does not know is this one.
         return ids - {self.tokenizer.unk_token_id}
 
+    @cached_property
+    def _strips(self) -> dict[str, set[str]]:
+        added = list(getattr(self.tokenizer, "added_tokens_decoder", {}).values())
+        return {
+            side: {token.content for token in added if token.special and getattr(token, side)}
+            for side in ("lstrip", "rstrip")
+        }
+
     def _ids(self, text: str) -> list[int]:
         # The template writes the special tokens itself.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -131,13 +139,18 @@ class ChatFormat:
 
         The text between two of the template's own tokens is read without special tokens.
         """
+        pieces = [("", True), *self._special.split(text), ("", True)]
         ids: list[int] = []
-        for piece, token in self._special.split(text):
+        for (before, _), (piece, token), (after, _) in zip(
+            pieces, pieces[1:], pieces[2:], strict=False
+        ):
             if token:
-                ids += self._ids(piece)
-            else:
-                names = "".join(standing.get(character, character) for character in piece)
-                ids += self._ids_of_text(names)
+                ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+                continue
+            # Some tokens take the white space beside them.
+            piece = piece.lstrip() if before in self._strips["rstrip"] else piece
+            piece = piece.rstrip() if after in self._strips["lstrip"] else piece
+            ids += self._ids_of_text("".join(standing.get(char, char) for char in piece))
         return ids
 
     def _ids_of_text(self, text: str) -> list[int]:
