@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any
 
@@ -46,20 +46,20 @@ _WORDS_OF_A_CLAUSE = 3
 Render = Callable[..., str]
 
 
-def line_guard(render: Render) -> Callable[[str], str]:
-    """A function that quotes every line of a text with which a template opens a section.
+def line_guard(renders: Iterable[Render]) -> Callable[[str], str]:
+    """A function that quotes every line of a text with which some template opens a section.
 
-    `A solution that passed:` becomes `> A solution that passed:`. The template is asked: it is
+    `A solution that passed:` becomes `> A solution that passed:`. The templates are asked: each is
     rendered with and without each section, and whatever line, or beginning of a line, is its own
     opens a section, in any case and with Markdown before it. Tags around a section (`</trial>`)
     are broken anywhere. What was quoted once stays as it is.
 
     Args:
-        render: takes `question` and the sections by name, to text.
+        renders: each takes `question` and the sections by name, to text.
     """
     openings: dict[str, None] = {}
     tags: dict[str, None] = {}
-    for text in _renderings(render):
+    for text in (text for render in renders for text in _renderings(render)):
         openings |= dict.fromkeys(filter(None, map(_opening, text.splitlines())))
         tags |= {tag: None for match in _TAGS.finditer(text) for tag in match.groups() if tag}
     broken = mark_breaker(list(tags))
@@ -86,20 +86,19 @@ def _opening(line: str) -> str:
     """A pattern of lines that pass for a line of the template; empty if none does."""
     before, *text = _PROBE.split(line)
     literal = before.strip()
-    if text and (entry := re.search(rf"{_ID}\]?\s*[a-z]*", literal)):
-        begin = re.escape(literal[: entry.start()])
-        return begin + re.sub(_ID, lambda _: _ID, re.escape(entry.group().rstrip()))
+    if text and (entry := re.search(rf"({_ID})(\]?\s*[a-z]*)", literal)):
+        return re.escape(literal[: entry.start()]) + _ID + re.escape(entry[2].rstrip())
     if fence := re.match(r"(`{3,9}|~{3,})(?!`)", literal):
         return fence[1]
     core = re.sub(r"^[\s#*_~>-]+", "", literal)
     # The form of an answer is no heading.
     if not any(map(str.isalnum, core)) or core[0] in "{\"'" or re.fullmatch(_TAG, core):
         return ""
-    if text:
+    if text and core[-1] not in ":：":
         return _words(core) + (r"\b" if core[-1].isalnum() else "")
     for end in _CLAUSE_END.finditer(core):
         clause = core[: end.start()]
-        if end[0] in ":：" and sum(map(str.isalpha, clause)) >= _WORDS_OF_A_CLAUSE:
+        if end[0] in ":：" and any(map(str.isalpha, clause)):
             return _words(clause) + r"[ \t*_]*[:：]"
         if len(clause.split()) >= _WORDS_OF_A_CLAUSE and any(map(str.isalpha, clause)):
             return _words(clause) + r"\b"
@@ -108,5 +107,5 @@ def _opening(line: str) -> str:
 
 
 def _words(text: str) -> str:
-    words: Iterator[str] = (re.sub("[0-9]+", "[0-9]+", re.escape(word)) for word in text.split())
+    words = (re.sub("[0-9]+", "[0-9]+", re.escape(word)) for word in text.split())
     return r"[ \t]+".join(words)

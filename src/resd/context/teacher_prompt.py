@@ -13,7 +13,7 @@ open a section of the template (`Templates.guard`), and none a turn (`ChatFormat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,7 @@ from resd.types import ChatMessage, Example
 _SUBJECTS = {"reflect": ("trial", "feedback"), "curate": ("reflection",), "review": ("solution",)}
 _ROUNDS = 32
 _LINES_KEPT = 4096
+_TEXTS_KEPT = 128
 
 
 class ContextBudgets(BaseModel):
@@ -87,9 +88,11 @@ class PromptBuilder:
         self._count_chat = count_chat
         self._scrub = scrub
         self._add_only = add_only
-        # Every prompt of a step shows the same lines: each is counted and cleaned once.
+        # Every prompt of a step shows the same lines, and reflector and teacher the same texts:
+        # each is cleaned and counted once.
         self._count_line = lru_cache(_LINES_KEPT)(count_tokens)
         self._clean_content = lru_cache(_LINES_KEPT)(self._clean_line)
+        self._clean_text = lru_cache(_TEXTS_KEPT)(self._clean)
 
     def teacher(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
         """The self-teacher's prompt: the student's, its last message wrapped in context.
@@ -102,7 +105,7 @@ class PromptBuilder:
         """The reflector's prompt: playbook, the example's messages, trial and feedback.
 
         One user message: the example's system message is shown in it, and does not command the
-        reflector. A template without `conversation` gets the earlier messages ahead of the question.
+        reflector. A template without `conversation` gets the earlier messages before the question.
 
         Returns None if there is no room for the question and some of trial or feedback.
         """
@@ -124,7 +127,7 @@ class PromptBuilder:
 
     def _fit(self, name: str, example: Example, given: Sections) -> list[ChatMessage] | None:
         subjects = [subject for subject in _SUBJECTS.get(name, ()) if getattr(given, subject)]
-        sections, round_ = self._within_budgets(name, given), 0
+        sections, round_ = self._within_budgets(given), 0
         while True:
             if subjects and not any(getattr(sections, subject) for subject in subjects):
                 return None
@@ -143,12 +146,12 @@ class PromptBuilder:
     def _render(self, name: str, example: Example, sections: Sections) -> list[ChatMessage]:
         *before, last = example.prompt
         question, kept, conversation = last["content"], list(before), []
-        if sections != Sections():
-            question = self.templates.guard(name, question)
+        if _shown(sections):
+            question = self.templates.guard(question)
         if name != "teacher":
             kept = []
             conversation = [
-                ChatMessage(role=m["role"], content=self.templates.guard(name, m["content"]))
+                ChatMessage(role=m["role"], content=self.templates.guard(m["content"]))
                 for m in before
             ]
         if conversation and not self.templates.shows(name, "conversation"):
@@ -166,14 +169,10 @@ class PromptBuilder:
         )
         return [*kept, {"role": "user", "content": text}]
 
-    def _within_budgets(self, name: str, sections: Sections) -> Sections:
-        def clean(text: str, budget: int) -> str:
-            # Cut first: a megabyte is not worth cleaning to show a page of it.
-            text = self.templates.guard(name, self._scrub(clip(text, budget)).strip())
-            return shorten(text, budget, self._count)
-
+    def _within_budgets(self, sections: Sections) -> Sections:
+        clean = self._clean_text
         budgets, reflection = self.budgets, sections.reflection
-        playbook = self._clean_entries(name, sections.playbook)
+        playbook = self._clean_entries(sections.playbook)
         return Sections(
             playbook=self._newest(playbook, budgets.playbook),
             trial=clean(sections.trial, budgets.trial),
@@ -186,14 +185,19 @@ class PromptBuilder:
             solution=clean(sections.solution, budgets.solution),
         )
 
-    def _clean_entries(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
+    def _clean(self, text: str, budget: int) -> str:
+        # Cut first: a megabyte is not worth cleaning to show a page of it.
+        text = self.templates.guard(self._scrub(clip(text, budget)).strip())
+        return shorten(text, budget, self._count)
+
+    def _clean_entries(self, entries: Sequence[Entry]) -> list[Entry]:
         """Entries that can be shown: one that never fits must not drive out all others."""
-        cleaned = [replace(e, content=self._clean_content(name, e.content)) for e in entries]
+        cleaned = [replace(e, content=self._clean_content(e.content)) for e in entries]
         most = self.budgets.playbook
         return [e for e in cleaned if e.content and self._line_tokens(e) <= most]
 
-    def _clean_line(self, name: str, content: str) -> str:
-        return self.templates.guard(name, one_line(self._scrub(content)))
+    def _clean_line(self, content: str) -> str:
+        return self.templates.guard(one_line(self._scrub(content)))
 
     def _newest(self, entries: Sequence[Entry], budget: int) -> list[Entry]:
         """The newest entries that fit the budget, in their order."""
@@ -229,6 +233,10 @@ class PromptBuilder:
     def _cut(self, text: str, excess: int) -> str:
         shorter = shorten(text, max(0, self._count(text) - excess), self._count)
         return shorter if len(shorter) < len(text) else ""
+
+
+def _shown(sections: Sections) -> bool:
+    return any(getattr(sections, section.name) for section in fields(sections))
 
 
 def _with_conversation(conversation: Sequence[ChatMessage], question: str) -> str:

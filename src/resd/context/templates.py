@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jinja2
@@ -53,7 +53,6 @@ class Templates:
             autoescape=False,
         )
         self._environment.filters["fenced"] = fenced
-        self._guards: dict[str, Callable[[str], str]] = {}
         self._shown: dict[tuple[str, str], bool] = {}
         sample = [Entry("misc-00001", "a lesson")]
         for name in NAMES:
@@ -89,11 +88,16 @@ class Templates:
             raise TemplateError(f"template {_place(error, name)}: {_message(error)}") from error
         return _trim(text, question)
 
-    def guard(self, name: str, text: str) -> str:
-        """A text in which no line opens a section of a template: such a line is quoted."""
-        if name not in self._guards:
-            self._guards[name] = line_guard(partial(self.render, name))
-        return self._guards[name](text)
+    def guard(self, text: str) -> str:
+        """A text in which no line opens a section of any of the templates: such a line is quoted.
+
+        A heading of the teacher's that stands in a trial would be believed by the reflector too.
+        """
+        return self._guard(text)
+
+    @cached_property
+    def _guard(self) -> Callable[[str], str]:
+        return line_guard([partial(self.render, name) for name in NAMES])
 
     def shows(self, name: str, variable: str) -> bool:
         """Whether a template prints `question`, `trial`, `conversation`, ..."""

@@ -119,9 +119,7 @@ def _marks_in(literal: str, special: Finder) -> Iterator[str]:
             # A role's name beside a token is no mark; alone on its line it is the only one.
             if bare:
                 yield part
-        elif (
-            _BRACKETED.fullmatch(part)
-            or part[-1] not in ".,;!?"
-            and (not part[0].isalnum() or not part[-1].isalnum())
+        elif _BRACKETED.fullmatch(part) or (
+            part[-1] not in ".,;!?" and (not part[0].isalnum() or not part[-1].isalnum())
         ):
             yield part
