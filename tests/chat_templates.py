@@ -68,7 +68,7 @@ STYLES = {
         "{% if messages[0].role == 'system' %}{% set head = '<<SYS>>\n' + messages[0].content + "
         "'\n<</SYS>>\n\n' %}{% set rest = messages[1:] %}{% else %}{% set head = '' %}"
         "{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}"
-        "{{ bos_token + '[INST] ' + (head if loop.first else '') + m.content.strip() + ' [/INST]' }}"
+        "{{ bos_token + '[INST] ' + (head if loop.first else '') }}{{ m.content.strip() }} [/INST]"
         "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
         "[INST]",
         "[/INST]",

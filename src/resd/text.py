@@ -193,10 +193,10 @@ def _mark_patterns(mark: str) -> list[str]:
     if mark.isalnum():
         return [rf"(?i:{_LINE_START}{_LEAD}{loose})(?=[ \t]*(?:[{LINE_ENDS}]|\Z))"]
     before = r"(?<!\w)" if mark[0].isalnum() else ""
+    patterns = [loose, rf"(?i:{_LINE_START}{_LEAD}{loose})"]
     # Not in lower case amid a line: `if user:` is code.
-    spellings = [solid, *([spell(unit) for unit in solid] for spell in (str.title, str.upper))]
-    patterns = [before + r"[ \t]*".join(map(re.escape, parts)) for parts in spellings]
-    patterns.append(rf"(?i:{_LINE_START}{_LEAD}{loose})")
+    for spell in (str.title, str.upper):
+        patterns.append(before + r"[ \t]*".join(re.escape(spell(unit)) for unit in solid))
     if mark[0] == "#":
         words = r"[ \t]*".join(re.escape(u) for u in re.findall(r"\w+", mark))
         end = rf"[ \t]*(?::|(?=[ \t]*(?:[{LINE_ENDS}]|\Z)))"
