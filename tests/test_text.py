@@ -1,5 +1,6 @@
 """Cleaning and shortening of untrusted text."""
 
+import re
 import time
 import unicodedata
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from resd.text import (
     approximate_tokens,
+    clip,
+    fenced,
     one_line,
     printable,
     scrubber,
@@ -193,3 +196,50 @@ def test_a_shortened_text_holds_its_budget(counter, text, budget):
     count = COUNTERS[counter]
     short = shorten(text, budget, count)
     assert short == "" or count(short) <= budget
+
+
+@pytest.mark.parametrize("length", [300, 5_000, 1_000_000])
+@pytest.mark.parametrize("budget", [20, 500, 4_000])
+@pytest.mark.parametrize("rate", [1, 3, 7])
+def test_shortening_counts_a_few_times_and_wastes_little(length, budget, rate):
+    calls = []
+
+    def count(text):
+        calls.append(len(text))
+        return (len(text) + rate - 1) // rate
+
+    text = "".join(chr(97 + i % 26) for i in range(length))
+    short = shorten(text, budget, count)
+    assert len(calls) <= 10 and max(calls) <= 24 * budget + len(" [...] ") + length * (length < 999)
+    if length // rate <= budget:
+        assert short == text
+    else:
+        assert budget - budget // 50 - 1 <= count(short) <= budget
+        head, _, tail = short.partition(" [...] ")
+        assert text.startswith(head) and text.endswith(tail) and len(head) > len(tail) > 0
+
+
+def test_a_text_of_uneven_tokens_is_shortened_well_too():
+    """The head has one token a letter, the tail one a hundred."""
+    text = "a" * 3000 + "b" * 3000
+    calls = []
+
+    def count(text):
+        calls.append(text)
+        return text.count("a") + text.count("b") // 100
+
+    assert 900 < count(shorten(text, 1000, count)) <= 1000
+    assert len(calls) <= 11
+
+
+def test_far_too_long_a_text_is_clipped_by_its_letters():
+    assert clip("a" * 1000, 42) == "a" * 1000
+    clipped = clip("a" * 500 + "b" * 500, 2)
+    assert clipped == "a" * 24 + " [...] " + "b" * 24
+    assert clip("a" * 1000, 0) == " [...] "
+
+
+@given(st.text("`a\n", max_size=30))
+def test_a_fence_is_longer_than_what_it_holds(text):
+    first, inside, last = re.fullmatch(r"(`+)\n(.*)\n(`+)", fenced(text), re.DOTALL).groups()
+    assert first == last and len(first) >= 3 and inside == text and first not in text

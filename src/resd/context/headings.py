@@ -38,7 +38,7 @@ _TAGS = re.compile(
     rf"(?m:^[ \t]*({_TAG})[ \t]*$)|({_TAG})(?=\s*{_PROBE.pattern})|{_PROBE.pattern}\s*({_TAG})"
 )
 # Markdown in front of a heading leaves it one; a quoted line opens nothing.
-_LEAD = r"[ \t#*_~-]*"
+_LEAD = r"[ \t#*_~=-]*"
 _CLAUSE_END = re.compile(r"[:：]|[.,;!?](?=\s|$)")
 _LINE_END = rf"(?=[{LINE_ENDS}]|\Z)"
 _WORDS_OF_A_CLAUSE = 3
@@ -87,10 +87,11 @@ def _opening(line: str) -> str:
     before, *text = _PROBE.split(line)
     literal = before.strip()
     if text and (entry := re.search(rf"({_ID})(\]?\s*[a-z]*)", literal)):
-        return re.escape(literal[: entry.start()]) + _ID + re.escape(entry[2].rstrip())
+        rest = re.split(r"\s+", entry[2].rstrip())
+        return re.escape(literal[: entry.start()]) + _ID + r"[ \t]*".join(map(re.escape, rest))
     if fence := re.match(r"(`{3,9}|~{3,})(?!`)", literal):
         return fence[1]
-    core = re.sub(r"^[\s#*_~>-]+", "", literal)
+    core = literal.lstrip("#*_~=-> \t").rstrip("#*_~= \t")
     # The form of an answer is no heading.
     if not any(map(str.isalnum, core)) or core[0] in "{\"'" or re.fullmatch(_TAG, core):
         return ""
@@ -99,11 +100,11 @@ def _opening(line: str) -> str:
     for end in _CLAUSE_END.finditer(core):
         clause = core[: end.start()]
         if end[0] in ":：" and any(map(str.isalpha, clause)):
-            return _words(clause) + r"[ \t*_]*[:：]"
+            return _words(clause) + r"[ \t*_~=]*[:：]"
         if len(clause.split()) >= _WORDS_OF_A_CLAUSE and any(map(str.isalpha, clause)):
             return _words(clause) + r"\b"
     # `notes` alone on its line is a heading; `notes of a song` is none.
-    return _words(core.rstrip(".,;!?")) + rf"[ \t.,;!?*_#]*(?:[:：]|{_LINE_END})"
+    return _words(core.rstrip(".,;!?")) + rf"[ \t.,;!?*_#~=]*(?:[:：]|{_LINE_END})"
 
 
 def _words(text: str) -> str:
