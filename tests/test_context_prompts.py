@@ -43,6 +43,7 @@ EXAMPLE = Example(
     "e1", [{"role": "system", "content": "Be terse."}, {"role": "user", "content": QUESTION}]
 )
 HEADER = 11
+BUILT_IN = Templates()
 
 
 def count(text):
@@ -58,7 +59,7 @@ def builder(
     max_tokens=100_000, budgets=None, templates=None, count=count, count_chat=count_chat, **more
 ):
     return PromptBuilder(
-        templates or Templates(),
+        templates or BUILT_IN,
         ContextBudgets(**(budgets or {})),
         count,
         count_chat,

@@ -92,6 +92,8 @@ def _opening(line: str) -> str:
     if fence := re.match(r"(`{3,9}|~{3,})(?!`)", literal):
         return fence[1]
     core = literal.lstrip("#*_~=-> \t").rstrip("#*_~= \t")
+    if not re.fullmatch(_TAG, core):
+        core = re.sub(rf"\s*(?:{_TAG})$", "", core)
     # The form of an answer is no heading.
     if not any(map(str.isalnum, core)) or core[0] in "{\"'" or re.fullmatch(_TAG, core):
         return ""
