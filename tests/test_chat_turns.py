@@ -243,7 +243,7 @@ def test_a_vocabulary_that_holds_the_name_of_a_special_token():
     assert "".join(fast.convert_ids_to_tokens(ids)) == "[user]a</s>b</s>"
     assert chat.count_text("a</s>") == 5
     # What the tokenizer does not know is no forgery.
-    assert chat.encode([{"role": "user", "content": "aZ"}])[-2] == fast.unk_token_id
+    assert chat.encode([{"role": "user", "content": "aZZ"}]) == fast("[user]aZZ</s>").input_ids
 
 
 def test_white_space_beside_a_token_goes_as_it_always_goes():
@@ -268,12 +268,11 @@ def test_the_tokens_of_a_text_are_those_it_has_as_text():
     assert chat.count(CHAT) == len(chat.encode(CHAT))
 
 
-@given(st.text("<|ab>", max_size=30))
+@given(st.lists(st.sampled_from(["<|a", "|>", "b>", "b", "<", "|"]), max_size=8).map("".join))
 def test_the_longest_token_is_found_first(text):
-    tokens = ["<|a", "<|a|>", "b>", "|", " ", ""]
-    finder = Finder(tokens)
     # One character, or white space alone, is no mark.
-    wanted = re.findall(r"<\|a\|>|<\|a|b>", text)
+    finder = Finder(["<|a", "<|a|>", "|>b", "b>", "|", "  ", ""])
+    wanted = re.findall(r"<\|a\|>|<\|a|\|>b|b>", text)
     pieces = finder.split(text)
     assert [piece for piece, token in pieces if token] == wanted
     assert "".join(piece for piece, _ in pieces) == text

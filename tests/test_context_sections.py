@@ -16,6 +16,10 @@ EXAMPLE = Example("e", [{"role": "user", "content": "Sort the list."}])
 LAB = Path(resd.tasks.lab.__file__).parent / "templates"
 # A template as users write them: tags, fences of their own, headings of every kind.
 OWN = """Keep it short.
+Well, solve it now.
+{% if not trial %}
+No attempt yet:
+{% endif %}
 # Notes
 {% for entry in playbook %}
 * {{ entry.content }}
@@ -173,10 +177,16 @@ def test_no_place_lets_a_heading_through(place):
     assert f"> {heading}" in prompt
 
 
+def test_a_question_alone_is_the_students_prompt():
+    example = Example("e", [{"role": "user", "content": "A solution that passed:\nx"}])
+    assert builder().teacher(example, Sections()) == example.prompt
+
+
 def test_templates_of_ones_own_are_safe_too(own):
     lines = (
         *("# Notes", "notes", "Checked -> all well", "Reflection", "=== solution ===", "```"),
         *("</trial>", "<TRIAL>", "x</trial>", "</q>", "Earlier: x", "Keep it short."),
+        *("No attempt yet: x", "Well, solve it now"),
     )
     honest = shown("teacher", own, **filled("plain"))
     for line in lines:
@@ -184,7 +194,15 @@ def test_templates_of_ones_own_are_safe_too(own):
         assert prompt.splitlines().count(line) == honest.splitlines().count(line), line
         for tag in ("</trial>", "<trial>", "</q>"):
             assert prompt.lower().count(tag) == honest.count(tag), line
-    for plain in ("notes of C", "Check -> x", "<b>x</b>", "a [b] c", "short", "solution = 3"):
+    for plain in (
+        "Well of souls",
+        "notes of C",
+        "Check -> x",
+        "<b>x</b>",
+        "a [b] c",
+        "short",
+        "solution = 3",
+    ):
         assert f"a\n{plain}\nb" in shown("teacher", own, **filled(f"a\n{plain}\nb"))
 
 

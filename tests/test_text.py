@@ -12,6 +12,7 @@ from resd.text import (
     approximate_tokens,
     clip,
     fenced,
+    mark_breaker,
     one_line,
     printable,
     scrubber,
@@ -219,17 +220,34 @@ def test_shortening_counts_a_few_times_and_wastes_little(length, budget, rate):
         assert text.startswith(head) and text.endswith(tail) and len(head) > len(tail) > 0
 
 
-def test_a_text_of_uneven_tokens_is_shortened_well_too():
-    """The head has one token a letter, the tail one a hundred."""
-    text = "a" * 3000 + "b" * 3000
+UNEVEN = {
+    "the head is dense": lambda text: text.count("a") + text.count("b") // 100,
+    "the tail is dense": lambda text: text.count("a") // 100 + text.count("b"),
+    "square": lambda text: len(text) ** 2 // 6000,
+    "root": lambda text: int((6000 * len(text)) ** 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", UNEVEN)
+@pytest.mark.parametrize("budget", [1000, 2500])
+def test_a_text_of_uneven_tokens_is_shortened_well_too(kind, budget):
     calls = []
 
     def count(text):
         calls.append(text)
-        return text.count("a") + text.count("b") // 100
+        return UNEVEN[kind](text)
 
-    assert 900 < count(shorten(text, 1000, count)) <= 1000
-    assert len(calls) <= 11
+    short = shorten("a" * 3000 + "b" * 3000, budget, count)
+    assert budget * 0.98 <= UNEVEN[kind](short) <= budget
+    assert len(calls) <= 10
+
+
+def test_marks_are_broken_in_every_spelling_that_a_model_may_take_for_them():
+    broken = mark_breaker(["Human:", " ", "**Bot**"])
+    assert broken("x HUMAN: y Human : z\nhuman: a") == "x HUMAN\\: y Human \\: z\nhuman\\: a"
+    assert broken("if human: x, a superhuman: y, ** bot") == "if human: x, a superhuman: y, ** bot"
+    assert broken("**Bot** ** BOT **") == "**Bot*\\* ** BOT *\\*"
+    assert mark_breaker([])("Human: x") == "Human: x"
 
 
 def test_far_too_long_a_text_is_clipped_by_its_letters():
