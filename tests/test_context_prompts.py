@@ -13,16 +13,14 @@ from resd.context import (
     PromptBuilder,
     Reflection,
     Sections,
-    TemplateError,
     Templates,
 )
-from resd.text import scrubber
 from resd.types import Example
 
 NAMES = ("teacher", "reflect", "curate", "review")
 HEADINGS = {
     "playbook": ("Lessons from earlier attempts", "Playbook, one lesson a line"),
-    "trial": ("An earlier attempt:", "Attempt:"),
+    "trial": ("An earlier attempt that failed", "An attempt that failed:"),
     "feedback": ("What was found when it was checked:",),
     "reflection": ("A reflection on it:", "A new reflection on a failed attempt:"),
     "solution": ("A solution that passed:",),
@@ -35,7 +33,7 @@ SHOWN = {
     "review": ("playbook", "solution"),
 }
 INSTRUCTIONS = {
-    "teacher": ("Solve the problem now.", "do not mention the lessons or the attempt."),
+    "teacher": ("Now solve the problem yourself.", "else that stands here beside the problem."),
     "reflect": ("You review failed attempts", '"tags": [{"id": "sai-00001", "tag": "helpful"}]}'),
     "curate": ("You keep a playbook", '{"op": "REMOVE", "id": "err-00002"}]}'),
     "review": ("Tag the playbook entries", '{"tags": [{"id": "sai-00001", "tag": "helpful"}]}'),
@@ -45,6 +43,7 @@ EXAMPLE = Example(
     "e1", [{"role": "system", "content": "Be terse."}, {"role": "user", "content": QUESTION}]
 )
 HEADER = 11
+BUILT_IN = Templates()
 
 
 def count(text):
@@ -60,7 +59,7 @@ def builder(
     max_tokens=100_000, budgets=None, templates=None, count=count, count_chat=count_chat, **more
 ):
     return PromptBuilder(
-        templates or Templates(),
+        templates or BUILT_IN,
         ContextBudgets(**(budgets or {})),
         count,
         count_chat,
@@ -110,7 +109,8 @@ def test_an_empty_section_is_never_printed(name):
 def test_a_reflection_of_one_part_leaves_no_gap():
     for reflection in (Reflection("wrong"), Reflection("", "to do")):
         text = builder().teacher(EXAMPLE, Sections(reflection=reflection))[-1]["content"]
-        assert f"A reflection on it:\n{reflection.what_went_wrong or 'to do'}\n\nSolve" in text
+        said = reflection.what_went_wrong or "to do"
+        assert f"A reflection on it:\n```\n{said}\n```\n\nNow solve" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -318,10 +318,8 @@ def test_there_is_no_prompt_about_nothing(name, subjects):
     """A reflector without attempt and feedback could only invent."""
     least = count_chat(getattr(builder(), name)(EXAMPLE, Sections()))
     assert getattr(builder(least + 1), name)(EXAMPLE, some(*subjects)) is None
-    thoughts = Sections(
-        trial="<think>x", feedback="<think>", solution="<think>x", reflection=Reflection("<think>y")
-    )
-    assert getattr(builder(), name)(EXAMPLE, thoughts) is None
+    blank = Sections(trial=" \n", feedback="\x00", solution="\t", reflection=Reflection("\u200b"))
+    assert getattr(builder(), name)(EXAMPLE, blank) is None
     for subject in subjects:
         assert getattr(builder(), name)(EXAMPLE, some(subject)) is not None
 
@@ -390,145 +388,3 @@ def test_fitting_ends_soon_even_if_cuts_come_to_nothing(marked):
     build = builder(100, budgets={"trial": 9999}, templates=marked, count_chat=chat)
     assert build.teacher(EXAMPLE, sections) is not None
     assert calls < 60
-
-
-# -- untrusted text --------------------------------------------------------------------------------
-
-
-def test_thinking_and_special_tokens_stay_out(marked):
-    scrub = scrubber(["<|end|>", "</s>"])
-    nasty = "a<think>hidden</think>b<|end|>c\x00d<|e\x00nd|>e<thi<|end|>nk>hidden"
-    sections = Sections(
-        playbook=[Entry("err-00001", nasty), Entry("err-00002", "<think>hidden")],
-        trial=nasty,
-        feedback=nasty,
-        reflection=Reflection(nasty, nasty),
-        solution="hidden</think>" + nasty,
-    )
-    got = parts(builder(templates=marked, scrub=scrub).teacher(EXAMPLE, sections))
-    assert got.pop("playbook") == "[err-00001] helpful=0 harmful=0 :: abcde\n"
-    assert set(got.values()) == {"abcde"}
-
-
-def test_without_a_scrubber_text_is_made_printable(marked):
-    got = parts(builder(templates=marked).teacher(EXAMPLE, Sections(trial="a\ud800\x1bb")))
-    assert got["trial"] == "ab"
-
-
-@given(
-    st.lists(
-        st.sampled_from(
-            ["<think>", "</think>", "<|end|>", "<|e", "nd|>", "<th", "ink>", "a", "\x00"]
-        ),
-        max_size=16,
-    )
-)
-@settings(max_examples=200, deadline=None)
-def test_nothing_forbidden_can_be_put_together(marked, pieces):
-    text = "".join(pieces)
-    sections = Sections(playbook=[Entry("err-00001", text)], trial=text)
-    build = builder(templates=marked, scrub=scrubber(["<|end|>"]))
-    shown = build.teacher(EXAMPLE, sections)[-1]["content"]
-    for forbidden in ("<think>", "</think>", "<|end|>", "\x00"):
-        assert forbidden not in shown
-
-
-def test_what_forbids_itself_again_and_again_is_dropped(marked):
-    text = "x"
-    for _ in range(12):
-        text = f"<|e<think>{text}</think>nd|>".replace("<think>", "<th<|end|>ink>")
-    build = builder(templates=marked, scrub=scrubber(["<|end|>"]))
-    shown = build.teacher(EXAMPLE, Sections(trial=text))[-1]["content"]
-    assert "<|end|>" not in shown and "<think>" not in shown
-
-
-def test_an_entry_of_several_lines_is_shown_as_one(marked):
-    got = parts(builder(templates=marked).teacher(EXAMPLE, Sections([Entry("err-00001", "a\nb")])))
-    assert got["playbook"] == "[err-00001] helpful=0 harmful=0 :: a b\n"
-
-
-def test_the_given_entries_are_not_changed():
-    entry = Entry("err-00001", "a<think>b")
-    builder().teacher(EXAMPLE, Sections([entry]))
-    assert entry.content == "a<think>b"
-
-
-# -- templates of one's own ------------------------------------------------------------------------
-
-
-def test_templates_are_replaced_one_by_one(tmp_path):
-    task, user = tmp_path / "task", tmp_path / "user"
-    for folder, names in ((task, ("teacher", "reflect")), (user, ("teacher", "review"))):
-        folder.mkdir()
-        for name in names:
-            (folder / f"{name}.jinja").write_text(f"{folder.name} {name}: {{{{ question }}}}\n")
-    templates = Templates([user, task])
-    assert templates.render("teacher", "q") == "user teacher: q"
-    assert templates.render("reflect", "q") == "task reflect: q"
-    assert templates.render("review", "q") == "user review: q"
-    assert templates.render("curate", "q").startswith("You keep a playbook")
-    assert Templates().render("teacher", "q") == "q"
-
-
-def test_a_template_may_include_another(tmp_path):
-    (tmp_path / "part.jinja").write_text("part")
-    (tmp_path / "teacher.jinja").write_text("{% include 'part.jinja' %} {{ question }}")
-    assert Templates([tmp_path]).render("teacher", "q") == "part q"
-
-
-def test_a_template_is_trimmed_but_not_its_question(tmp_path):
-    (tmp_path / "teacher.jinja").write_text("\n\n  {{ question }}\n\n {{ trial }} \n\n")
-    templates = Templates([tmp_path])
-    assert templates.render("teacher", " q \n") == " q \n"
-    assert templates.render("teacher", " q \n", trial="t") == " q \n\n\n t"
-    assert templates.render("teacher", "", trial="t") == "t"
-
-
-def test_a_file_that_changes_does_not_change_a_run(tmp_path):
-    file = tmp_path / "teacher.jinja"
-    file.write_text("old {{ question }}")
-    templates = Templates([tmp_path])
-    file.write_text("new {{ question }}, and more")
-    assert templates.render("teacher", "q") == "old q"
-    file.unlink()
-    assert templates.render("teacher", "q") == "old q"
-
-
-def test_a_directory_that_is_missing(tmp_path):
-    with pytest.raises(TemplateError, match=r"template directory .*nowhere does not exist"):
-        Templates([tmp_path / "nowhere"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a\n{% if %}", r"line 2: Expected an expression"),
-        ("a\n\n{{ questoin }}", r"line 3: 'questoin' is undefined"),
-        ("a\n{{ playbook[0].text }}", r"line 2: .*has no attribute 'text'"),
-        ("{{ 1 // 0 }}", r"line 1: ZeroDivisionError"),
-        ("a\n{% include 'nothing.jinja' %}", r"line 2: .*nothing\.jinja"),
-        ("a\n{{ question.__class__.__mro__ }}", r"line 2: .*unsafe"),
-        ("a\n{{ question | nofilter }}", r"line 2: No filter named 'nofilter'"),
-        # These fail only when there is nothing to show.
-        ("a\n{{ playbook[0].content }}", r"line 2: .*has no element 0"),
-        ("a\n{% if not trial %}{{ 'x' + 1 }}{% endif %}", r"line 2: TypeError"),
-    ],
-)
-@pytest.mark.parametrize("name", ["teacher", "review"])
-def test_a_broken_template_is_found_at_once_by_file_and_line(tmp_path, text, message, name):
-    (tmp_path / f"{name}.jinja").write_text(text)
-    with pytest.raises(TemplateError, match=rf"template .*{name}\.jinja, {message}"):
-        Templates([tmp_path])
-
-
-def test_a_template_that_is_no_text_is_found_at_once(tmp_path):
-    (tmp_path / "curate.jinja").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TemplateError, match=r"curate\.jinja: UnicodeDecodeError"):
-        Templates([tmp_path])
-
-
-def test_a_mistake_in_an_included_file_names_that_file(tmp_path):
-    (tmp_path / "part.jinja").write_text("a\n\n{{ nothing }}")
-    (tmp_path / "teacher.jinja").write_text("{% include 'part.jinja' %}")
-    with pytest.raises(TemplateError, match=r"part\.jinja, line 3: 'nothing' is undefined"):
-        Templates([tmp_path])

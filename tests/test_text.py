@@ -1,5 +1,6 @@
 """Cleaning and shortening of untrusted text."""
 
+import re
 import time
 import unicodedata
 
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 
 from resd.text import (
     approximate_tokens,
+    clip,
+    fenced,
+    mark_breaker,
     one_line,
     printable,
     scrubber,
@@ -193,3 +197,67 @@ def test_a_shortened_text_holds_its_budget(counter, text, budget):
     count = COUNTERS[counter]
     short = shorten(text, budget, count)
     assert short == "" or count(short) <= budget
+
+
+@pytest.mark.parametrize("length", [300, 5_000, 1_000_000])
+@pytest.mark.parametrize("budget", [20, 500, 4_000])
+@pytest.mark.parametrize("rate", [1, 3, 7])
+def test_shortening_counts_a_few_times_and_wastes_little(length, budget, rate):
+    calls = []
+
+    def count(text):
+        calls.append(len(text))
+        return (len(text) + rate - 1) // rate
+
+    text = "".join(chr(97 + i % 26) for i in range(length))
+    short = shorten(text, budget, count)
+    assert len(calls) <= 10 and max(calls) <= 24 * budget + len(" [...] ") + length * (length < 999)
+    if length // rate <= budget:
+        assert short == text
+    else:
+        assert budget - budget // 50 - 1 <= count(short) <= budget
+        head, _, tail = short.partition(" [...] ")
+        assert text.startswith(head) and text.endswith(tail) and len(head) > len(tail) > 0
+
+
+UNEVEN = {
+    "the head is dense": lambda text: text.count("a") + text.count("b") // 100,
+    "the tail is dense": lambda text: text.count("a") // 100 + text.count("b"),
+    "square": lambda text: len(text) ** 2 // 6000,
+    "root": lambda text: int((6000 * len(text)) ** 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", UNEVEN)
+@pytest.mark.parametrize("budget", [1000, 2500])
+def test_a_text_of_uneven_tokens_is_shortened_well_too(kind, budget):
+    calls = []
+
+    def count(text):
+        calls.append(text)
+        return UNEVEN[kind](text)
+
+    short = shorten("a" * 3000 + "b" * 3000, budget, count)
+    assert budget * 0.98 <= UNEVEN[kind](short) <= budget
+    assert len(calls) <= 10
+
+
+def test_marks_are_broken_in_every_spelling_that_a_model_may_take_for_them():
+    broken = mark_breaker(["Human:", " ", "**Bot**"])
+    assert broken("x HUMAN: y Human : z\nhuman: a") == "x HUMAN\\: y Human \\: z\nhuman\\: a"
+    assert broken("if human: x, a superhuman: y, ** bot") == "if human: x, a superhuman: y, ** bot"
+    assert broken("**Bot** ** BOT **") == "**Bot*\\* ** BOT *\\*"
+    assert mark_breaker([])("Human: x") == "Human: x"
+
+
+def test_far_too_long_a_text_is_clipped_by_its_letters():
+    assert clip("a" * 1000, 42) == "a" * 1000
+    clipped = clip("a" * 500 + "b" * 500, 2)
+    assert clipped == "a" * 24 + " [...] " + "b" * 24
+    assert clip("a" * 1000, 0) == " [...] "
+
+
+@given(st.text("`a\n", max_size=30))
+def test_a_fence_is_longer_than_what_it_holds(text):
+    first, inside, last = re.fullmatch(r"(`+)\n(.*)\n(`+)", fenced(text), re.DOTALL).groups()
+    assert first == last and len(first) >= 3 and inside == text and first not in text

@@ -17,6 +17,13 @@ _HIDDEN = re.compile(
 )
 _CUT = " [...] "
 _ROUNDS = 4
+_SHORTEN_ROUNDS = 8
+_CHARS_PER_TOKEN = 12
+_BACKTICKS = re.compile("`+")
+LINE_ENDS = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_LINE_START = rf"(?:\A|[{LINE_ENDS}])"
+# What may stand before a heading without making it less of one.
+_LEAD = r"[ \t>#*_-]*"
 
 
 def strip_thinking(text: str) -> str:
@@ -103,17 +110,95 @@ def approximate_tokens(text: str) -> int:
     return (len(text.encode("utf-8", "replace")) + 3) // 4
 
 
-def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
-    """Cut the middle out of a text until it has at most `budget` tokens; head and tail stay."""
-    if count_tokens(text) <= budget:
+def clip(text: str, budget: int) -> str:
+    """Cut the middle out of a text that is far longer than `budget` tokens, without a tokenizer.
+
+    Head and tail of 12 characters a token stay: a megabyte must not be read to show a page of it.
+    """
+    most = _CHARS_PER_TOKEN * max(0, budget)
+    if len(text) <= 2 * most + len(_CUT):
         return text
-    low, high, best = 1, len(text), ""
-    while low <= high:
-        keep = (low + high) // 2
+    return text[:most] + _CUT + text[len(text) - most :]
+
+
+def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
+    """Cut the middle out of a text until it has at most `budget` tokens; head and tail stay.
+
+    Calls `count_tokens` at most ten times: each new cut is where a straight line through the counts
+    known so far meets the budget. A fiftieth of the budget may stay unused.
+    """
+    text = clip(text, budget)
+    most = count_tokens(text)
+    if most <= budget:
+        return text
+    # `low` characters fit, `high` do not; the next cut is between them.
+    low, high, best = 0, len(text), ""
+    least = count_tokens(_CUT)
+    for round_ in range(_SHORTEN_ROUNDS):
+        if high - low <= 1 or (best and budget - least <= budget // 50):
+            break
+        keep = low + (high - low) * (budget - least) // max(1, most - least)
+        if round_ % 3 == 2 or not low < keep < high:
+            # A count that is far from a straight line would be crept along.
+            keep = (low + high) // 2 if round_ % 3 == 2 else min(max(keep, low + 1), high - 1)
         head = (keep * 2 + 2) // 3
         cut = text[:head] + _CUT + text[len(text) - (keep - head) :]
-        if count_tokens(cut) <= budget:
-            low, best = keep + 1, cut
+        count = count_tokens(cut)
+        if count <= budget:
+            low, least, best = keep, count, cut
         else:
-            high = keep - 1
+            high, most = keep, count
     return best
+
+
+def fenced(text: str) -> str:
+    """A text between two lines of backticks, more of them than stand together in the text."""
+    longest = max((len(run) for run in _BACKTICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def mark_breaker(marks: Sequence[str]) -> Callable[[str], str]:
+    r"""A function that breaks marks which must not stand in a text, so that one sees it.
+
+    `<|user|>` becomes `<|user|\>`, `USER:` becomes `USER\:`. Marks in brackets are broken in any
+    case and with blanks between their parts; others (`USER:`, `### Response:`) anywhere, in lower
+    case only at the start of a line; a bare word only as a line of its own.
+    What was broken once stays as it is.
+    """
+    patterns = [pattern for mark in marks for pattern in _mark_patterns(mark.strip())]
+    if not patterns:
+        return lambda text: text
+    pattern = re.compile("|".join(dict.fromkeys(patterns)))
+
+    def broken(match: re.Match[str]) -> str:
+        mark = match.group()
+        if not mark[-1].isalnum():
+            return f"{mark[:-1]}\\{mark[-1]}"
+        core = re.search(r"\w[\w \t]*\Z", mark)
+        start = core.start() if core else 0
+        return f"{mark[:start]}\\{mark[start:]}"
+
+    return lambda text: pattern.sub(broken, text)
+
+
+def _mark_patterns(mark: str) -> list[str]:
+    units = re.findall(r"\w+|[^\w\s]|\s+", mark)
+    if not any(unit.strip() for unit in units):
+        return []
+    solid = [unit for unit in units if not unit.isspace()]
+    loose = r"[ \t]*".join(map(re.escape, solid))
+    if mark[0] in "<[" and mark[-1] in ">]":
+        return [f"(?i:{loose})"]
+    if mark.isalnum():
+        return [rf"(?i:{_LINE_START}{_LEAD}{loose})(?=[ \t]*(?:[{LINE_ENDS}]|\Z))"]
+    before = r"(?<!\w)" if mark[0].isalnum() else ""
+    patterns = [loose, rf"(?i:{_LINE_START}{_LEAD}{loose})"]
+    # Not in lower case amid a line: `if user:` is code.
+    for spell in (str.title, str.upper):
+        patterns.append(before + r"[ \t]*".join(re.escape(spell(unit)) for unit in solid))
+    if mark[0] == "#":
+        words = r"[ \t]*".join(re.escape(u) for u in re.findall(r"\w+", mark))
+        end = rf"[ \t]*(?::|(?=[ \t]*(?:[{LINE_ENDS}]|\Z)))"
+        patterns.append(rf"(?i:{_LINE_START}[ \t]*#+[ \t]*{words}{end})")
+    return patterns

@@ -1,15 +1,20 @@
 """Prompts that fit: every section has a token budget, and nothing essential is ever cut.
 
 Shared text (the playbook) stands first in every template, so that prefix caches work. When a
-prompt is too long, thinking is gone already; then the oldest playbook entries go, then trial,
-solution, feedback and reflection are shortened in the middle. The question, the instructions of
-the template and the chat header stay whole; if they alone are too long there is no prompt.
+prompt is too long, the oldest playbook entries go, then trial, solution, feedback and reflection
+are shortened in the middle. The messages of the example, the instructions of the template and the
+chat header stay whole; if they alone are too long there is no prompt.
+
+Nothing is taken out of a text because of what it says: model output comes here without its
+thinking, and feedback or a lesson about `</think>` is shown as it is. But no line of a text can
+open a section of the template (`Templates.guard`), and none a turn (`ChatFormat`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,12 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
 from resd.context.templates import Templates
-from resd.text import CountTokens, one_line, printable, shorten, strip_thinking
+from resd.text import CountTokens, clip, fenced, one_line, printable, shorten
 from resd.types import ChatMessage, Example
 
 # What a prompt is about: if all of it had to go, there is no prompt.
 _SUBJECTS = {"reflect": ("trial", "feedback"), "curate": ("reflection",), "review": ("solution",)}
 _ROUNDS = 32
+_LINES_KEPT = 4096
+_TEXTS_KEPT = 128
 
 
 class ContextBudgets(BaseModel):
@@ -39,7 +46,10 @@ class ContextBudgets(BaseModel):
 
 @dataclass(frozen=True)
 class Sections:
-    """What a prompt may show; an empty section is left out, never printed empty."""
+    """What a prompt may show; an empty section is left out, never printed empty.
+
+    Model output (trial, reflection, solution) comes without its thinking.
+    """
 
     playbook: Sequence[Entry] = ()
     trial: str = ""
@@ -57,7 +67,8 @@ class PromptBuilder:
         count_tokens: tokens of a text.
         count_chat: tokens of a whole prompt with the chat template and the assistant header.
         max_tokens: most tokens of a whole prompt.
-        scrub: cleans untrusted text (special tokens, control characters).
+        scrub: cleans untrusted text (control characters, role marks: `ChatFormat.harmless`).
+        add_only: whether the curator may only ADD (its template shows nothing else then).
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class PromptBuilder:
         count_chat: Callable[[Sequence[ChatMessage]], int],
         max_tokens: int,
         scrub: Callable[[str], str] = printable,
+        add_only: bool = False,
     ) -> None:
         self.templates = templates
         self.budgets = budgets
@@ -75,6 +87,12 @@ class PromptBuilder:
         self._count = count_tokens
         self._count_chat = count_chat
         self._scrub = scrub
+        self._add_only = add_only
+        # Every prompt of a step shows the same lines, and reflector and teacher the same texts:
+        # each is cleaned and counted once.
+        self._count_line = lru_cache(_LINES_KEPT)(count_tokens)
+        self._clean_content = lru_cache(_LINES_KEPT)(self._clean_line)
+        self._clean_text = lru_cache(_TEXTS_KEPT)(self._clean)
 
     def teacher(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
         """The self-teacher's prompt: the student's, its last message wrapped in context.
@@ -84,7 +102,10 @@ class PromptBuilder:
         return self._fit("teacher", example, sections)
 
     def reflect(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        """The reflector's prompt: playbook, question, trial and feedback.
+        """The reflector's prompt: playbook, the example's messages, trial and feedback.
+
+        One user message: the example's system message is shown in it, and does not command the
+        reflector. A template without `conversation` gets the earlier messages before the question.
 
         Returns None if there is no room for the question and some of trial or feedback.
         """
@@ -98,7 +119,7 @@ class PromptBuilder:
         return self._fit("curate", example, sections)
 
     def review(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
-        """The success tagger's prompt: playbook, question and solution.
+        """The success tagger's prompt: playbook, the example's messages and solution.
 
         Returns None if there is no room for the question and some of the solution.
         """
@@ -124,25 +145,36 @@ class PromptBuilder:
 
     def _render(self, name: str, example: Example, sections: Sections) -> list[ChatMessage]:
         *before, last = example.prompt
+        question, kept, conversation = last["content"], list(before), []
+        if _shown(sections):
+            question = self.templates.guard(question)
+        if name != "teacher":
+            kept = []
+            conversation = [
+                ChatMessage(role=m["role"], content=self.templates.guard(m["content"]))
+                for m in before
+            ]
+        if conversation and not self.templates.shows(name, "conversation"):
+            question = _with_conversation(conversation, question)
         text = self.templates.render(
             name,
-            question=last["content"],
+            question=question,
             playbook=sections.playbook,
             trial=sections.trial,
             feedback=sections.feedback,
             reflection=sections.reflection,
             solution=sections.solution,
+            conversation=conversation,
+            add_only=self._add_only,
         )
-        kept = before if name == "teacher" else []
         return [*kept, {"role": "user", "content": text}]
 
     def _within_budgets(self, sections: Sections) -> Sections:
-        def clean(text: str, budget: int) -> str:
-            return shorten(self._clean(text), budget, self._count)
-
+        clean = self._clean_text
         budgets, reflection = self.budgets, sections.reflection
+        playbook = self._clean_entries(sections.playbook)
         return Sections(
-            playbook=self._newest(self._clean_entries(sections.playbook), budgets.playbook),
+            playbook=self._newest(playbook, budgets.playbook),
             trial=clean(sections.trial, budgets.trial),
             feedback=clean(sections.feedback, budgets.feedback),
             reflection=replace(
@@ -153,21 +185,19 @@ class PromptBuilder:
             solution=clean(sections.solution, budgets.solution),
         )
 
-    def _clean(self, text: str) -> str:
-        """Neither thinking nor special tokens, nor what would become one once the other is out."""
-        for _ in range(4):
-            cleaned = strip_thinking(self._scrub(text))
-            if cleaned == text:
-                return text
-            text = cleaned
-        text = self._scrub(text)
-        return text if text == strip_thinking(text) else ""
+    def _clean(self, text: str, budget: int) -> str:
+        # Cut first: a megabyte is not worth cleaning to show a page of it.
+        text = self.templates.guard(self._scrub(clip(text, budget)).strip())
+        return shorten(text, budget, self._count)
 
     def _clean_entries(self, entries: Sequence[Entry]) -> list[Entry]:
         """Entries that can be shown: one that never fits must not drive out all others."""
-        cleaned = [replace(e, content=one_line(self._clean(e.content))) for e in entries]
+        cleaned = [replace(e, content=self._clean_content(e.content)) for e in entries]
         most = self.budgets.playbook
         return [e for e in cleaned if e.content and self._line_tokens(e) <= most]
+
+    def _clean_line(self, content: str) -> str:
+        return self.templates.guard(one_line(self._scrub(content)))
 
     def _newest(self, entries: Sequence[Entry], budget: int) -> list[Entry]:
         """The newest entries that fit the budget, in their order."""
@@ -180,7 +210,7 @@ class PromptBuilder:
         return [entry for place, entry in enumerate(entries) if place in kept]
 
     def _line_tokens(self, entry: Entry) -> int:
-        return self._count(entry.render() + "\n")
+        return self._count_line(entry.render() + "\n")
 
     def _shrink(self, sections: Sections, excess: int) -> Sections | None:
         """Take about `excess` tokens out of the least needed section; None if all are empty."""
@@ -203,3 +233,13 @@ class PromptBuilder:
     def _cut(self, text: str, excess: int) -> str:
         shorter = shorten(text, max(0, self._count(text) - excess), self._count)
         return shorter if len(shorter) < len(text) else ""
+
+
+def _shown(sections: Sections) -> bool:
+    return any(getattr(sections, section.name) for section in fields(sections))
+
+
+def _with_conversation(conversation: Sequence[ChatMessage], question: str) -> str:
+    """The whole conversation as one text, for a template that shows a question alone."""
+    earlier = [f"{m['role']} message:\n{fenced(m['content'])}" for m in conversation]
+    return "\n\n".join((*earlier, question))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import jinja2
 import jinja2.sandbox
 
+from resd.context.headings import line_guard, shows
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
+from resd.text import fenced
+from resd.types import ChatMessage
 
 BUILT_IN = Path(__file__).parent / "templates"
 NAMES = ("teacher", "reflect", "curate", "review")
@@ -29,8 +33,11 @@ class Templates:
     Raises:
         TemplateError: a directory does not exist, or a template does not render.
 
-    Variables: `question`, `playbook` (entries), `trial`, `feedback`, `reflection` and `solution`;
-    what does not exist is empty, and false in a condition.
+    Variables: `question`, `playbook` (entries), `trial`, `feedback`, `reflection`, `solution`,
+    `conversation` (the messages before the question, each with `role` and `content`; never in
+    `teacher`) and `add_only` (whether a curator may only add). What does not exist is empty, and
+    false in a condition. The filter `fenced` puts a text between lines of backticks, more of them
+    than stand together in the text.
     """
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
@@ -45,6 +52,8 @@ class Templates:
             lstrip_blocks=True,
             autoescape=False,
         )
+        self._environment.filters["fenced"] = fenced
+        self._shown: dict[tuple[str, str], bool] = {}
         sample = [Entry("misc-00001", "a lesson")]
         for name in NAMES:
             self.render(name, "question", sample, "trial", "feedback", Reflection("a"), "solution")
@@ -59,6 +68,8 @@ class Templates:
         feedback: str = "",
         reflection: Reflection | None = None,
         solution: str = "",
+        conversation: Sequence[ChatMessage] = (),
+        add_only: bool = False,
     ) -> str:
         """Render one template to the text of a user message."""
         try:
@@ -70,10 +81,29 @@ class Templates:
                 feedback=feedback,
                 reflection=reflection or Reflection(),
                 solution=solution,
+                conversation=conversation,
+                add_only=add_only,
             )
         except Exception as error:  # a template is a program of the user's: it may raise anything
             raise TemplateError(f"template {_place(error, name)}: {_message(error)}") from error
         return _trim(text, question)
+
+    def guard(self, text: str) -> str:
+        """A text in which no line opens a section of any of the templates: such a line is quoted.
+
+        A heading of the teacher's that stands in a trial would be believed by the reflector too.
+        """
+        return self._guard(text)
+
+    @cached_property
+    def _guard(self) -> Callable[[str], str]:
+        return line_guard([partial(self.render, name) for name in NAMES])
+
+    def shows(self, name: str, variable: str) -> bool:
+        """Whether a template prints `question`, `trial`, `conversation`, ..."""
+        if (name, variable) not in self._shown:
+            self._shown[name, variable] = shows(partial(self.render, name), variable)
+        return self._shown[name, variable]
 
 
 def _trim(text: str, question: str) -> str:
