@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import torch
-from accelerate import Accelerator
 
-from resd.config import METHODS, TrainConfig
+from resd.config import METHODS
 from resd.loop.update import PolicyUpdate
 from resd.methods import distillation as distillation_module
-from resd.methods import make_method
-from resd.methods.base import Services, StepReport
+from resd.methods.base import StepReport
 from resd.types import TrainingSample
 
 AGGREGATIONS = ("token_mean", "sample_mean", "released")
@@ -27,32 +28,14 @@ Make = Callable[..., PolicyUpdate]
 @pytest.fixture
 def make(tiny_model: Path) -> Make:
     """A policy update of a fresh copy of the tiny model, whose teacher is another model."""
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
     def build(
         method: str = "resd", train: dict[str, Any] | None = None, **config: Any
     ) -> PolicyUpdate:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-        services = Services(
-            builder=None,  # type: ignore[arg-type]
-            encode=None,
-            count_tokens=len,
-            write=None,  # type: ignore[arg-type]
-            student=model,
-            trace=None,
-            seed=0,
-            pad_id=0,
-        )
-        made = make_method(METHODS[method](**config), services)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        settings = TrainConfig(
-            **{"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})}
-        )
-        return PolicyUpdate(model, made, settings, Accelerator(cpu=True), 0, 0)
+        return fakes.policy_update(copy.deepcopy(whole), method, train, shake=0.05, **config)
 
     return build
 
@@ -207,10 +190,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float
     method: Any = update.method
     loss, calls = method.token_loss, []
 
-    def broken(micro: Any, logits: torch.Tensor) -> torch.Tensor:
+    def broken(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
         calls.append(1)
         factor = bad if len(calls) == 2 else 1.0
-        return loss(micro, logits) * factor
+        return loss(micro, logits, report) * factor
 
     method.token_loss = broken
     synced: list[int] = []
@@ -236,7 +219,7 @@ def test_a_loss_of_padding_that_is_not_finite_does_not_matter(make: Make) -> Non
     update, report = make("sdpo", {"micro_batch_size": 16}), StepReport()
     method: Any = update.method
     loss = method.token_loss
-    method.token_loss = lambda micro, logits: loss(micro, logits).masked_fill(
+    method.token_loss = lambda micro, logits, report: loss(micro, logits, report).masked_fill(
         ~micro.responses.mask, math.nan
     )
     update.run(samples(), report)
@@ -268,12 +251,11 @@ def test_importance_weights_are_one_on_the_first_of_several_updates(
 
 
 def test_log_probs_of_another_sampler_count_from_the_first_update_on(make: Make) -> None:
-    plain, off = samples(), samples()
-    for sample in off:
-        if sample is not None:
-            sample.old_log_probs = torch.full((len(sample.response_ids),), -3.0)
-    a, b = gradient(make("sdpo"), plain), gradient(make("sdpo"), off)
-    assert (a - b).norm() / a.norm() > 0.1
+    off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
+    plain = gradient(make("sdpo"), samples())
+    assert torch.equal(gradient(make("sdpo"), off), plain)  # the trainer's own are as good
+    other = gradient(make("sdpo", on_sampler=True), off)
+    assert (plain - other).norm() / plain.norm() > 0.1
 
 
 def test_grpos_ratio_moves_between_updates(make: Make) -> None:
