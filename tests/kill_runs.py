@@ -37,8 +37,8 @@ import tiny
 import torch
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
-import resd.loop
 from resd.cli import main
+from resd.loop.trainer import Trainer
 from resd.runs import atomic
 
 torch.set_num_threads(1)
@@ -117,13 +117,13 @@ class Attempt:
 def _run(words: list[str], run: Path, unit: str, fault: str, at: int | None, log: int) -> int:
     os.fsync = lambda fd: None  # type: ignore[assignment]
     tiny.patch_writer()
-    step = resd.loop.Trainer._one_step
+    step = Trainer._one_step
 
     def logged(self: Any, batch: Any) -> None:
-        os.write(log, f"{self.step} ".encode())
+        os.write(log, f"{self.progress.step} ".encode())
         step(self, batch)
 
-    resd.loop.Trainer._one_step = logged  # type: ignore[method-assign]
+    Trainer._one_step = logged  # type: ignore[method-assign]
     seen: list[str] = []
 
     def tick(what: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import torch
-from accelerate import Accelerator
 
-from resd.config import METHODS, TrainConfig
+from resd.config import METHODS
 from resd.loop.update import PolicyUpdate
 from resd.methods import distillation as distillation_module
-from resd.methods import make_method
-from resd.methods.base import Services, StepReport
+from resd.methods.base import StepReport
+from resd.models.batch import response_logits
 from resd.types import TrainingSample
 
 AGGREGATIONS = ("token_mean", "sample_mean", "released")
@@ -27,32 +29,14 @@ Make = Callable[..., PolicyUpdate]
 @pytest.fixture
 def make(tiny_model: Path) -> Make:
     """A policy update of a fresh copy of the tiny model, whose teacher is another model."""
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
     def build(
         method: str = "resd", train: dict[str, Any] | None = None, **config: Any
     ) -> PolicyUpdate:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-        services = Services(
-            builder=None,  # type: ignore[arg-type]
-            encode=None,
-            count_tokens=len,
-            write=None,  # type: ignore[arg-type]
-            student=model,
-            trace=None,
-            seed=0,
-            pad_id=0,
-        )
-        made = make_method(METHODS[method](**config), services)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        settings = TrainConfig(
-            **{"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})}
-        )
-        return PolicyUpdate(model, made, settings, Accelerator(cpu=True), 0, 0)
+        return fakes.policy_update(copy.deepcopy(whole), method, train, shake=0.05, **config)
 
     return build
 
@@ -161,14 +145,15 @@ def test_the_order_of_samples_changes_nothing_but_rounding(make: Make) -> None:
 
 
 class Calls:
-    """Counts the rows that go through a model."""
+    """Counts what goes through a module, and the rows of the ids that a model is given."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.rows = 0
-        model.register_forward_hook(self._count, with_kwargs=True)
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.calls = self.rows = 0
+        module.register_forward_hook(self._count, with_kwargs=True)
 
     def _count(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        self.rows += len(kwargs["input_ids"])
+        self.calls += 1
+        self.rows += len(kwargs.get("input_ids", ()))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -207,10 +192,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float
     method: Any = update.method
     loss, calls = method.token_loss, []
 
-    def broken(micro: Any, logits: torch.Tensor) -> torch.Tensor:
+    def broken(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
         calls.append(1)
         factor = bad if len(calls) == 2 else 1.0
-        return loss(micro, logits) * factor
+        return loss(micro, logits, report) * factor
 
     method.token_loss = broken
     synced: list[int] = []
@@ -236,7 +221,7 @@ def test_a_loss_of_padding_that_is_not_finite_does_not_matter(make: Make) -> Non
     update, report = make("sdpo", {"micro_batch_size": 16}), StepReport()
     method: Any = update.method
     loss = method.token_loss
-    method.token_loss = lambda micro, logits: loss(micro, logits).masked_fill(
+    method.token_loss = lambda micro, logits, report: loss(micro, logits, report).masked_fill(
         ~micro.responses.mask, math.nan
     )
     update.run(samples(), report)
@@ -268,12 +253,11 @@ def test_importance_weights_are_one_on_the_first_of_several_updates(
 
 
 def test_log_probs_of_another_sampler_count_from_the_first_update_on(make: Make) -> None:
-    plain, off = samples(), samples()
-    for sample in off:
-        if sample is not None:
-            sample.old_log_probs = torch.full((len(sample.response_ids),), -3.0)
-    a, b = gradient(make("sdpo"), plain), gradient(make("sdpo"), off)
-    assert (a - b).norm() / a.norm() > 0.1
+    off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
+    plain = gradient(make("sdpo"), samples())
+    assert torch.equal(gradient(make("sdpo"), off), plain)  # the trainer's own are as good
+    other = gradient(make("sdpo", on_sampler=True), off)
+    assert (plain - other).norm() / plain.norm() > 0.1
 
 
 def test_grpos_ratio_moves_between_updates(make: Make) -> None:
@@ -281,6 +265,109 @@ def test_grpos_ratio_moves_between_updates(make: Make) -> None:
     make("grpo").run(samples(), first)
     make("grpo", {"updates_per_batch": 3, "lr": 0.05}).run(samples(), many)
     assert abs(many.metrics["train/ratio"] - first.metrics["train/ratio"]) > 1e-4
+
+
+# -- the policy that is updated is the one that was sampled from ----------------------------------
+
+
+def gpt2(checkpointing: bool = False) -> Any:
+    """A model whose files switch dropout on: embeddings, attention and residuals, 10 % each."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=16, n_layer=2, n_head=2))
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    return model.train()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["resd", "grpo"])
+def test_no_dropout_in_the_policy_update(method: str, checkpointing: bool) -> None:
+    """While the weights stand still every ratio is 1, and the batch's size changes no log-prob."""
+    model = gpt2(checkpointing)
+    blocks = Calls(model.transformer.h[0])
+    train = {"updates_per_batch": 3, "micro_batch_size": 16}
+    update = fakes.policy_update(model, method, train)
+    seen: list[torch.Tensor] = []
+    made: Any = update.method
+    real = made.token_loss
+
+    def watched(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
+        seen.append((micro.log_probs - micro.old_log_probs).detach())
+        return real(micro, logits, report)
+
+    made.token_loss = watched
+    update.optimizer.step = lambda: None  # type: ignore[method-assign,assignment,return-value]
+    said: list[str] = []
+    update._warn = said.append
+    report = StepReport()
+    update.run(with_log_probs(model, samples(4)), report)
+    assert len(seen) == 3
+    assert all(torch.equal(gap, torch.zeros_like(gap)) for gap in seen)
+    assert report.metrics["train/ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert report.metrics["train/sampler_gap"] < 1e-5
+    passes = 3 * 2 if checkpointing else 3
+    assert blocks.calls == passes  # it really was checkpointed
+
+
+def with_log_probs(model: Any, batch: Samples, off: float = 0.0) -> Samples:
+    """The samples with the log-probs that a right sampler of this model reports."""
+    model.eval()
+    found: Samples = []
+    for sample in batch:
+        if sample is not None:
+            ids = sample.response_ids
+            with torch.no_grad():
+                logits = response_logits(model, [sample.prompt_ids], [ids], 0)[0]
+            own = logits.float().log_softmax(-1)[range(len(ids)), list(ids)]
+            sample = replace(sample, log_probs=tuple((own - off).tolist()))
+        found.append(sample)
+    model.train()
+    return found
+
+
+@pytest.mark.parametrize("on_sampler", [False, True])
+def test_a_sampler_of_another_policy_is_said_once(make: Make, on_sampler: bool) -> None:
+    for off, warned in ((0.0, False), (0.3, True), (-0.3, True), (math.inf, True)):
+        said: list[str] = []
+        update = make("sdpo", {"lr": 1e-6}, on_sampler=on_sampler, warn=said.append)
+        batch = with_log_probs(update.student, samples(), off)
+        report = StepReport()
+        update.run(batch, report)
+        update.run(batch, report)
+        assert len(said) == warned
+        if math.isfinite(off):
+            assert report.metrics["train/sampler_gap"] == pytest.approx(abs(off), abs=1e-3)
+            ratio = math.exp(off) if on_sampler else 1.0
+            assert report.metrics["train/ratio"] == pytest.approx(ratio, abs=1e-3)
+        if warned:
+            assert "model.compute_dtype" in said[0]
+
+
+def test_the_gap_to_the_sampler_is_of_the_first_update_of_a_batch(make: Make) -> None:
+    """Later ones are of a policy that has moved; a token it could not score has no gap."""
+    update = make("sdpo", {"updates_per_batch": 3, "lr": 0.05}, on_sampler=True)
+    batch = with_log_probs(update.student, samples(), 0.25)
+    batch = [
+        s and replace(s, log_probs=(*(s.log_probs or ())[:-1], math.nan)) if i == 0 else s
+        for i, s in enumerate(batch)
+    ]
+    report = StepReport()
+    update.run(batch, report)
+    assert 0.15 < report.metrics["train/sampler_gap"] < 0.25
+    silent = StepReport()
+    make("sdpo").run(samples(), silent)
+    assert "train/sampler_gap" not in silent.metrics
+
+
+def test_without_log_probs_nothing_is_said(make: Make) -> None:
+    said: list[str] = []
+    batch = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
+    batch[0] = samples()[0]  # one without is enough
+    update = make("sdpo", {"lr": 1e-6}, warn=said.append)
+    update.run(batch, StepReport())
+    assert said == []
 
 
 # -- schedule and state ---------------------------------------------------------------------------

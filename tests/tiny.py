@@ -148,12 +148,14 @@ def patch_writer() -> None:
 
     real = HFEngine.generate
 
-    def generate(self: Any, prompts: Any, sampling: Any) -> list[Completion]:
-        texts = [self._tokenizer.decode(ids) for ids in prompts]
+    def generate(self: Any, requests: Any) -> list[Completion]:
+        texts = [self._tokenizer.decode(request.prompt_ids) for request in requests]
         if not texts or "Answer with one JSON object" not in texts[0]:
-            return real(self, prompts, sampling)
-        answers = [plausible(text, sampling.seed) for text in texts]
-        ids = [tuple(self._tokenizer(answer)["input_ids"]) for answer in answers]
-        return [Completion(i, answer, "stop") for i, answer in zip(ids, answers, strict=True)]
+            return real(self, requests)
+        written = [plausible(t, r.seed) for t, r in zip(texts, requests, strict=True)]
+        ids = [tuple(self._tokenizer(text)["input_ids"]) for text in written]
+        return [
+            Completion(i, text, "stop", answer=text) for i, text in zip(ids, written, strict=True)
+        ]
 
     HFEngine.generate = generate  # type: ignore[method-assign]

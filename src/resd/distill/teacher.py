@@ -148,8 +148,7 @@ class EmaTeacher:
             raise ValueError("the student has no parameter to average")
         with torch.no_grad():
             for name in self._average.keys() & (weights or {}).keys():
-                # Never into the copied model's own tensor: that is what computes.
-                self._average[name] = (weights or {})[name].detach().float().clone()
+                self._average[name].copy_((weights or {})[name])
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:

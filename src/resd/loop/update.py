@@ -160,7 +160,8 @@ class PolicyUpdate:
             group["lr"] = self.config.lr * warm
         if first and not self._checked:
             self._check_ratio(total)
-        before = self._sampled_weights() if self.updates == 1 else None
+        # The optimiser knows nothing of its weights before the first step that it takes.
+        before = None if self.optimizer.state else self._sampled_weights()
         self.optimizer.step()
         if before is not None:
             self._check_movement(before, self.config.lr * warm)

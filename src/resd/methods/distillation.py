@@ -53,8 +53,12 @@ class Distillation(Method[Config]):
         """Build the teacher prompts and the sample weights (paper: Eq. 2)."""
         weights = [1.0] * len(batch)
         if self.config.success_weights is not None:
-            passed = [rollout.passed for rollout in batch]
-            weights = success_rate_weights(passed, *self.config.success_weights)
+            # What the environment failed on is neither a success nor a failure.
+            scored = [i for i, rollout in enumerate(batch) if rollout.outcome is not None]
+            passed = [batch[i].passed for i in scored]
+            rates = success_rate_weights(passed, *self.config.success_weights)
+            for i, weight in zip(scored, rates, strict=True):
+                weights[i] = weight
         samples = [
             self._sample(rollout, peer_solution(rollout, batch), reflection, weight, report)
             for rollout, reflection, weight in zip(batch, notes.reflections, weights, strict=True)
@@ -152,6 +156,9 @@ def peer_solution(rollout: Rollout, batch: Sequence[Rollout]) -> str:
     peers = [
         other.answer
         for other in batch
-        if other is not rollout and other.passed and other.example.id == rollout.example.id
+        if other is not rollout
+        and other.passed
+        and other.answer
+        and other.example.id == rollout.example.id
     ]
     return random.Random(f"peer/{rollout.seed}").choice(peers) if peers else ""

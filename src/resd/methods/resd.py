@@ -147,11 +147,15 @@ class Resd(Distillation[ResdConfig]):
                 continue
             parsed[i] = parse(output.answer)
             if parsed[i].problem and self.config.retry_unparsed:
-                again[i] = [
+                messages: list[ChatMessage] = [
                     *fitting[i],
                     {"role": "assistant", "content": output.answer[:_MOST_SHOWN]},
                     {"role": "user", "content": f"{parsed[i].problem} Answer again."},
                 ]
+                if len(self.services.encode(messages)) <= self.services.builder.max_tokens:
+                    again[i] = messages
+                else:
+                    report.counts[f"{what}_again_too_long"] += 1
         for i, output in self._ask(f"{what}_again", about, again).items():
             report.counts[f"{what}_asked_again"] += 1
             better = parse(output.answer or "")
@@ -163,6 +167,8 @@ class Resd(Distillation[ResdConfig]):
     def _ask(
         self, what: str, about: Mapping[int, Rollout], prompts: Mapping[int, list[ChatMessage]]
     ) -> dict[int, Completion]:
+        if not prompts:
+            return {}
         config = self.config
         limit = config.reflection_tokens
         if what.startswith("curation"):
@@ -195,11 +201,11 @@ class Resd(Distillation[ResdConfig]):
         outcome, config = rollout.outcome, self.config
         assert outcome is not None
         cached = self.solutions.get(rollout.example.id) if config.use_solutions else None
-        solution = cached or peer
         playbook = self.playbook.shown() if config.use_playbook else []
         if outcome.passed:
-            solution = solution or rollout.answer
+            solution = cached or rollout.answer or peer
             return Sections(playbook, solution=solution) if solution else None
+        solution = cached or peer
         if not outcome.feedback and not solution:
             return None
         return Sections(

@@ -16,11 +16,11 @@ class Sdpo(Distillation[SdpoConfig]):
     def sections(
         self, rollout: Rollout, peer: str, reflection: Reflection | None
     ) -> Sections | None:
-        """Feedback for failures; for successes a peer's, or (SDPO+ss) their own solution."""
+        """Feedback for failures; for successes a peer's or (SDPO+ss, first) their own solution."""
         outcome, config = rollout.outcome, self.config
         assert outcome is not None
         if outcome.passed:
-            solution = peer or (rollout.answer if self.own_success else "")
+            solution = (rollout.answer if self.own_success else "") or peer
             return Sections(solution=solution) if solution else None
         feedback = outcome.feedback if config.feedback_beside_peer or not peer else ""
         if not feedback and not peer:
