@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resd.text import strip_thinking
-
 
 class SolutionBuffer:
     """Solved responses by example id, bounded; the least recently solved leaves first.
@@ -31,8 +29,8 @@ class SolutionBuffer:
         return self._solutions.get(example_id)
 
     def add(self, example_id: str, response: str) -> bool:
-        """Cache a response that passed; False if it is too long, or nothing but thinking."""
-        if len(response) > self.max_chars or not strip_thinking(response):
+        """Cache an answer that passed; False if it is too long, or says nothing."""
+        if len(response) > self.max_chars or not response.strip():
             return False
         self._solutions.pop(example_id, None)
         self._solutions[example_id] = response

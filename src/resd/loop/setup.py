@@ -31,7 +31,6 @@ from resd.models.load import (
 from resd.tasks.base import Environment
 from resd.tasks.registry import TaskSpec, describe_error, load_environment, load_examples
 from resd.tasks.scoring import Scorer
-from resd.text import scrubber
 from resd.types import Example
 
 
@@ -227,11 +226,6 @@ def _builder(
         chat.count_text,
         chat.count,
         min(limit, context - longest),
-        scrubber(_special_tokens(chat.tokenizer)),
+        chat.harmless,
+        add_only=isinstance(method, ResdConfig) and method.playbook.add_only,
     )
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    special = [token.content for token in added if token.special]
-    return [*tokenizer.all_special_tokens, *special]
