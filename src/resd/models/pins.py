@@ -1,0 +1,91 @@
+"""What a model's own files may say and a run must not obey.
+
+Everything here runs once, when the student is loaded: the config before, the model after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from resd.models.tokens import as_ids, embedding_rows
+
+_DROPS = ("dropout", "pdrop", "drop_prob", "layerdrop", "drop_path")
+# Outputs that nobody reads, some of them huge; a tuple instead of named outputs.
+_OUTPUTS = {
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_router_logits": False,
+}
+
+
+def pin_config(config: Any) -> None:
+    """No dropout, cache on, plain outputs: in the config and in those inside it."""
+    for part in _parts(config):
+        for name, value in list(vars(part).items()):
+            if _is_rate(name, value):
+                setattr(part, name, type(value)(0))
+        for name, wanted in {**_OUTPUTS, "use_cache": True}.items():
+            if name in vars(part) and getattr(part, name) != wanted:
+                setattr(part, name, wanted)
+
+
+def pin_model(model: torch.nn.Module) -> None:
+    """One policy: nothing random in a forward pass, no sampling rule of the model's own.
+
+    Log-probs of the update must be those of the sampler; dropout, and the noise that some routers
+    add in training mode, would make the ratio between them noise.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        noisy = False
+        for name, value in list(vars(module).items()):
+            if _is_rate(name, value):
+                setattr(module, name, type(value)(0))
+            noisy = noisy or ("jitter" in name and value is not None)
+        if noisy:
+            # Not set to zero: the same number may be a threshold of the routing (PhiMoE).
+            module.register_forward_pre_hook(_as_in_evaluation)
+    pin_generation(model)
+
+
+def pin_generation(model: Any) -> None:
+    """Keep the token ids of the generation config; drop whatever could change the sampling.
+
+    `generate` fills what a caller leaves open from the model's own generation config: a
+    repetition penalty, suppressed tokens, a forced end. And `transformers` refuses to save a
+    combination that it has read (`do_sample` false with a temperature).
+    """
+    own = getattr(model, "generation_config", None)
+    rows = embedding_rows(model)
+    ids: dict[str, Any] = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        found = as_ids(getattr(own, name, None))
+        found += [] if found else as_ids(getattr(model.config.get_text_config(), name, None))
+        kept = list(dict.fromkeys(i for i in found if 0 <= i < rows))
+        ids[name] = None if not kept else kept[0] if len(kept) == 1 else kept
+    for name in ("bos_token_id", "pad_token_id"):
+        ids[name] = ids[name][0] if isinstance(ids[name], list) else ids[name]
+    model.generation_config = GenerationConfig(use_cache=True, **ids)
+
+
+def _as_in_evaluation(module: torch.nn.Module, inputs: Any) -> None:
+    module.training = False
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and value > 0 and any(word in name for word in _DROPS)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """A config and the configs inside it."""
+    yield config
+    for value in list(vars(config).values()):
+        if hasattr(value, "to_dict") and hasattr(value, "model_type"):
+            yield from _parts(value)

@@ -1,0 +1,132 @@
+"""End and padding tokens: what the model's files say, held against the model's embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from resd.errors import UserError
+
+_PROBE = "zqxanswerzqx"
+# In these formats the mark that closes a turn also closes the thinking, which goes before.
+_MESSAGE_MARKS = ("<|channel|>", "<|message|>")
+_INSIDE_A_TURN = ("<|end|>", "<|message|>", "<|channel|>", "<|constrain|>")
+
+
+def embedding_rows(model: Any) -> int:
+    """Rows of the token embedding: token ids from there on do not exist for the model."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def as_ids(value: Any) -> list[int]:
+    """Token ids of a field that holds one, several or none."""
+    if value is None:
+        return []
+    return [int(v) for v in (value if isinstance(value, Iterable) else [value]) if v is not None]
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """All tokens that end a response, in ascending order.
+
+    They are the tokenizer's, those of the generation config and of the config, and the token that
+    the chat template writes after an assistant's turn; ids beyond the embedding are left out.
+
+    Raises:
+        UserError: none is left.
+    """
+    found = set(as_ids(tokenizer.eos_token_id))
+    for config in (
+        getattr(model, "generation_config", None),
+        model.config,
+        model.config.get_text_config(),
+    ):
+        found.update(as_ids(getattr(config, "eos_token_id", None)))
+    turn = end_of_turn(tokenizer)
+    if turn is not None:
+        found.add(turn)
+    rows = embedding_rows(model)
+    kept = sorted(i for i in found if 0 <= i < rows)
+    if not kept:
+        raise UserError(
+            f"model.path: every end token of the model ({sorted(found)}) lies beyond its "
+            f"embedding of {rows} rows: no response could end; the tokenizer belongs to another "
+            "model"
+        )
+    return kept
+
+
+def pad_token_id(tokenizer: Any, end_ids: Sequence[int], rows: int | None = None) -> int:
+    """The padding token, or an end token where there is none that the model knows.
+
+    Padding is masked wherever it stands: any token of the embedding serves.
+
+    Args:
+        tokenizer: the student's.
+        end_ids: end tokens, at least one.
+        rows: of the token embedding, if known.
+    """
+    own = tokenizer.pad_token_id
+    if own is not None and own >= 0 and (rows is None or own < rows):
+        return int(own)
+    return int(end_ids[0])
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that the chat template writes after an assistant's answer.
+
+    Instruct models end their turns with it whatever the files call the end token: `<|im_end|>`
+    where `eos_token` is `<|endoftext|>`. Where the template writes nothing after a turn, the mark
+    that opens the user's next turn ends this one (GLM).
+
+    Returns:
+        None if the answer is followed by plain text, by nothing, or by a mark that stands inside
+        turns too.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    after = _after_answer(tokenizer, ())
+    if after is not None and not after.strip():
+        after = _after_answer(tokenizer, ("user",))
+    marks = _added_tokens(tokenizer)
+    if not after or not after.strip():
+        return None
+    fitting = [mark for mark in marks if mark and after.lstrip().startswith(mark)]
+    if not fitting:
+        return None
+    mark = max(fitting, key=len)
+    if all(m in marks for m in _MESSAGE_MARKS) and mark in _INSIDE_A_TURN:
+        return None
+    return marks[mark]
+
+
+def _after_answer(tokenizer: Any, further: Sequence[str]) -> str | None:
+    """What a rendered chat holds after an assistant's answer; None if it cannot be rendered."""
+    roles = ["user", "assistant", *further]
+    contents = ["hello", _PROBE, *("hello" for _ in further)]
+    for wrap in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
+        messages = [
+            {"role": role, "content": wrap(content)}
+            for role, content in zip(roles, contents, strict=True)
+        ]
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=False
+            )
+        except Exception:  # a template may refuse anything; then it says nothing
+            continue
+        _, found, after = str(text).rpartition(_PROBE)
+        if found:
+            return after
+    return None
+
+
+def _added_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that are no pieces of text: special and added ones."""
+    added = {
+        token.content: int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+    }
+    special = {
+        token: int(i)
+        for token, i in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    }
+    return {**added, **special}
