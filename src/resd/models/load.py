@@ -24,7 +24,7 @@ from resd.models.save import save_model as save_model
 from resd.models.smol import smol_directory
 from resd.models.tokens import end_of_turn
 from resd.models.tokens import pad_token_id as pad_token_id
-from resd.models.wrapped import freeze_the_rest
+from resd.models.wrapped import check_text, freeze_the_rest
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -150,6 +150,7 @@ def load_whole(place: str | Path, dtype: Any) -> Any:
     if missing:
         raise ValueError(f"{len(missing)} of its weights are missing, the first: {missing[0]}")
     pin_model(model)
+    check_text(model)
     return model
 
 

@@ -11,6 +11,7 @@ _PROBE = "zqxanswerzqx"
 # In these formats the mark that closes a turn also closes the thinking, which goes before.
 _MESSAGE_MARKS = ("<|channel|>", "<|message|>")
 _INSIDE_A_TURN = ("<|end|>", "<|message|>", "<|channel|>", "<|constrain|>")
+_THOUGHT = "zqxthoughtzqx"
 
 
 def embedding_rows(model: Any) -> int:
@@ -87,41 +88,75 @@ def end_of_turn(tokenizer: Any) -> int | None:
     after = _after_answer(tokenizer, ())
     if after is not None and not after.strip():
         after = _after_answer(tokenizer, ("user",))
-    marks = _added_tokens(tokenizer)
+    marks = added_tokens(tokenizer)
     if not after or not after.strip():
         return None
-    fitting = [mark for mark in marks if mark and after.lstrip().startswith(mark)]
-    if not fitting:
+    mark = _leading(after, marks)
+    if mark is None or (all(m in marks for m in _MESSAGE_MARKS) and mark in _INSIDE_A_TURN):
         return None
-    mark = max(fitting, key=len)
-    if all(m in marks for m in _MESSAGE_MARKS) and mark in _INSIDE_A_TURN:
+    thought = _render(tokenizer, ["user", "assistant"], _THOUGHT)
+    if thought is not None and mark == _leading(thought.rpartition(_THOUGHT)[2], marks):
         return None
     return marks[mark]
 
 
+def _leading(text: str, marks: Iterable[str]) -> str | None:
+    """The longest mark that a text begins with, after white space."""
+    fitting = [mark for mark in marks if mark and text.lstrip().startswith(mark)]
+    return max(fitting, key=len, default=None)
+
+
 def _after_answer(tokenizer: Any, further: Sequence[str]) -> str | None:
     """What a rendered chat holds after an assistant's answer; None if it cannot be rendered."""
-    roles = ["user", "assistant", *further]
-    contents = ["hello", _PROBE, *("hello" for _ in further)]
-    for wrap in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
-        messages = [
-            {"role": role, "content": wrap(content)}
-            for role, content in zip(roles, contents, strict=True)
-        ]
+    text = _render(tokenizer, ["user", "assistant", *further])
+    return None if text is None else text.rpartition(_PROBE)[2]
+
+
+def _render(tokenizer: Any, roles: Sequence[str], thought: str | None = None) -> str | None:
+    """A chat whose assistant answers the probe; None if the template does not show it."""
+    for in_parts in (False, True):
+        messages: list[dict[str, Any]] = []
+        for role in roles:
+            text = _PROBE if role == "assistant" else "hello"
+            message: dict[str, Any] = {"role": role, "content": text}
+            if in_parts:
+                message["content"] = [{"type": "text", "text": text}]
+            if thought is not None and role == "assistant":
+                message |= {"reasoning_content": thought, "thinking": thought}
+            messages.append(message)
         try:
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=False
+            shown = str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
             )
         except Exception:  # a template may refuse anything; then it says nothing
             continue
-        _, found, after = str(text).rpartition(_PROBE)
-        if found:
-            return after
+        if _PROBE in shown and (thought is None or thought in shown):
+            return shown
     return None
 
 
-def _added_tokens(tokenizer: Any) -> dict[str, int]:
-    """Tokens that are no pieces of text: special and added ones."""
+def generation_header(tokenizer: Any) -> str:
+    """What the chat template writes to let the assistant speak; empty if that cannot be seen."""
+    for content in ("hello", [{"type": "text", "text": "hello"}]):
+        messages = [{"role": "user", "content": content}]
+        try:
+            bare, full = (
+                str(
+                    tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=add
+                    )
+                )
+                for add in (False, True)
+            )
+        except Exception:  # as above
+            continue
+        if full.startswith(bare) and "hello" in bare:
+            return full[len(bare) :]
+    return ""
+
+
+def added_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that are no pieces of text, special and added ones: their ids by their text."""
     added = {
         token.content: int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
     }

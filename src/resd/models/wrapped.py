@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+
+from resd.errors import UserError
 
 # What such a model needs beside its weights, to take images again after the run.
 _COMPANIONS = (
@@ -52,6 +55,27 @@ def forward_extras(model: Any, token_ids: torch.Tensor) -> dict[str, torch.Tenso
     names = inspect.signature(base.forward).parameters
     kinds = [name for name in ("token_type_ids", "mm_token_type_ids") if name in names]
     return {name: torch.zeros_like(token_ids) for name in kinds}
+
+
+@torch.no_grad()
+def check_text(model: Any) -> None:
+    """Send a few tokens through a wrapped model.
+
+    Raises:
+        UserError: it takes no text without images, in this version of transformers.
+    """
+    if not is_wrapped(model):
+        return
+    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
+    try:
+        model(input_ids=ids, use_cache=False, **forward_extras(model, ids))
+    except Exception as error:
+        what = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(
+            f"model.path: {type(model).__name__} fails on text without images in transformers "
+            f"{transformers.__version__} ({what}); save its text model by itself: "
+            "AutoModelForCausalLM.from_pretrained(PATH).save_pretrained(NEW), and the tokenizer"
+        ) from None
 
 
 def copy_companions(model: Any, place: Path) -> None:
