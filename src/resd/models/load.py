@@ -19,7 +19,7 @@ from transformers import (
 from resd.config import ModelConfig
 from resd.errors import UserError
 from resd.models.lora import add_adapters, has_adapters
-from resd.models.pins import pin_config, pin_model
+from resd.models.pins import pin_config, pin_model, read_generation
 from resd.models.save import save_model as save_model
 from resd.models.smol import smol_directory
 from resd.models.tokens import end_of_turn
@@ -143,7 +143,12 @@ def load_whole(place: str | Path, dtype: Any) -> Any:
     _check_kind(config, place)
     pin_config(config)
     loaded: Any = _architecture(config).from_pretrained(
-        place, config=config, dtype=dtype, output_loading_info=True, **_exact(config)
+        place,
+        config=config,
+        dtype=dtype,
+        generation_config=read_generation(place),
+        output_loading_info=True,
+        **_exact(config),
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])

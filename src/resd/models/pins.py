@@ -5,16 +5,21 @@ Everything here runs once, when the student is loaded: the config before, the mo
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
+from transformers.utils import cached_file
 
 from resd.models.tokens import as_ids, embedding_rows
 
 _DROPS = ("dropout", "pdrop", "drop_prob", "layerdrop", "drop_path")
 # Outputs that nobody reads, some of them huge; a tuple instead of named outputs.
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OUTPUTS = {
     "return_dict": True,
     "output_attentions": False,
@@ -30,8 +35,14 @@ def pin_config(config: Any) -> None:
             if _is_rate(name, value):
                 setattr(part, name, type(value)(0))
         for name, wanted in {**_OUTPUTS, "use_cache": True}.items():
-            if name in vars(part) and getattr(part, name) != wanted:
+            if getattr(part, name, wanted) != wanted:
                 setattr(part, name, wanted)
+        # Sampling rules of old checkpoints; transformers refuses to save or to obey them here.
+        declared = inspect.signature(type(part).__init__).parameters
+        for name in vars(GenerationConfig()):
+            ours = name in _OUTPUTS or name == "use_cache" or name.endswith("token_id")
+            if name in vars(part) and name[0] != "_" and name not in declared and not ours:
+                delattr(part, name)
 
 
 def pin_model(model: torch.nn.Module) -> None:
@@ -54,6 +65,17 @@ def pin_model(model: torch.nn.Module) -> None:
     pin_generation(model)
 
 
+def read_generation(place: str | Path) -> GenerationConfig:
+    """The token ids of a generation config; whatever else it holds, valid or not, is not read."""
+    try:
+        file = cached_file(str(place), "generation_config.json")
+        content = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is no JSON
+        content = {}
+    content = content if isinstance(content, dict) else {}
+    return GenerationConfig(use_cache=True, **{name: content.get(name) for name in _TOKENS})
+
+
 def pin_generation(model: Any) -> None:
     """Keep the token ids of the generation config; drop whatever could change the sampling.
 
@@ -64,7 +86,7 @@ def pin_generation(model: Any) -> None:
     own = getattr(model, "generation_config", None)
     rows = embedding_rows(model)
     ids: dict[str, Any] = {}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in _TOKENS:
         found = as_ids(getattr(own, name, None))
         found += [] if found else as_ids(getattr(model.config.get_text_config(), name, None))
         kept = list(dict.fromkeys(i for i in found if 0 <= i < rows))

@@ -233,11 +233,7 @@ class ResponseReader:
         for text, mark in pieces:
             if mark and text == _MESSAGE:
                 inside = True
-                answered = (
-                    answered
-                    or channel.strip().startswith(("final", "assistant"))
-                    or not (channel.strip())
-                )
+                answered = answered or _is_final(channel)
                 if not _is_final(channel):
                     thoughts.append("")
             elif mark and text == "<|constrain|>":

@@ -21,9 +21,8 @@ def embedding_rows(model: Any) -> int:
 
 def as_ids(value: Any) -> list[int]:
     """Token ids of a field that holds one, several or none."""
-    if value is None:
-        return []
-    return [int(v) for v in (value if isinstance(value, Iterable) else [value]) if v is not None]
+    values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
