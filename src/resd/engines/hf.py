@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,10 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokeni
 
 from resd.engines.base import Request, left_pad
 from resd.engines.choice import SeededChoice
+from resd.engines.response import ResponseReader
+from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.types import Completion
-
-# Prompt and response ids and whether the end was reached, to the whole text and the answer in it.
-Read = Callable[[Sequence[int], Sequence[int], bool], tuple[str, str | None]]
 
 
 class HFEngine:
@@ -22,12 +21,10 @@ class HFEngine:
 
     Args:
         model: the student (or any model to sample from).
-        tokenizer: with end and padding tokens.
+        tokenizer: the model's; with the model it says which tokens end a response, which pads, and
+            what is thinking.
         batch_size: prompts generated at once.
         max_context: most tokens of prompt and completion together.
-        end_ids: tokens that end a response; by default the tokenizer's and the model's.
-        pad_id: the padding token; by default the tokenizer's, or an end token.
-        read: finds text and answer in a response; by default the decoded text is the answer.
     """
 
     shares_weights = True
@@ -38,18 +35,14 @@ class HFEngine:
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         max_context: int,
-        *,
-        end_ids: Sequence[int] | None = None,
-        pad_id: int | None = None,
-        read: Read | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_context = max_context
-        self._end_ids = sorted(end_ids) if end_ids else end_token_ids(model, tokenizer)
-        self._pad_id = pad_token_id(tokenizer, self._end_ids) if pad_id is None else pad_id
-        self._read = read or self._plain
+        self._end_ids = end_token_ids(model, tokenizer)
+        self.pad_id = pad_token_id(tokenizer, self._end_ids, embedding_rows(model))
+        self._reader = ResponseReader(tokenizer)
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
         """Sample from another model from now on; weights are shared, not copied."""
@@ -81,7 +74,7 @@ class HFEngine:
         return [results[i] for i in range(len(requests))]
 
     def _batch(self, requests: Sequence[Request]) -> list[Completion]:
-        ids, mask = left_pad([request.prompt_ids for request in requests], self._pad_id)
+        ids, mask = left_pad([request.prompt_ids for request in requests], self.pad_id)
         device, width = self._model.device, ids.shape[1]
         longest = max(request.sampling.max_new_tokens for request in requests)
         choice = SeededChoice(requests, width, device)
@@ -113,7 +106,7 @@ class HFEngine:
             use_cache=True,
             max_new_tokens=limit,
             eos_token_id=self._end_ids,
-            pad_token_id=self._pad_id,
+            pad_token_id=self.pad_id,
         )
 
     def _completion(
@@ -127,37 +120,11 @@ class HFEngine:
         if request is not None and len(ids) > request.sampling.max_new_tokens:
             ids, end = ids[: request.sampling.max_new_tokens], None
         prompt = request.prompt_ids if request is not None else ()
-        text, answer = self._read(prompt, ids, end is not None)
+        read = self._reader.read(prompt, ids, end is not None)
         return Completion(
             token_ids=tuple(ids),
-            text=text,
+            text=read.text,
             finish_reason="length" if end is None else "stop",
             log_probs=tuple(log_probs[: len(ids)]) if log_probs is not None else None,
-            answer=answer,
+            answer=read.answer,
         )
-
-    def _plain(
-        self, prompt_ids: Sequence[int], token_ids: Sequence[int], finished: bool
-    ) -> tuple[str, str | None]:
-        # Cleaning up would change what the tokens say: `x != y` to `x!= y`.
-        text = str(
-            self._tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
-        return text, text
-
-
-def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All end tokens: the tokenizer's and those of the model's generation config."""
-    config = getattr(model, "generation_config", None)
-    ids = config.eos_token_id if config is not None else None
-    found = [ids] if isinstance(ids, int) else list(ids or [])
-    if tokenizer.eos_token_id is not None:
-        found.append(tokenizer.eos_token_id)
-    return sorted(set(found))
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> int:
-    """The padding token, or an end token where there is none (it is masked anyway)."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0])

@@ -23,7 +23,6 @@ from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
 from resd.models.load import (
     load_tokenizer,
-    pad_token_id,
     pick_device,
     read_context_length,
     read_vocabulary_size,
@@ -53,7 +52,6 @@ class Setup:
     builder: PromptBuilder
     context: int
     max_prompt: int
-    pad_id: int
     scorer: Scorer
     notes: tuple[str, ...] = ()
 
@@ -105,7 +103,6 @@ def prepare(config: RunConfig) -> Setup:
         builder=builder,
         context=context,
         max_prompt=max_prompt,
-        pad_id=pad_token_id(tokenizer, [tokenizer.eos_token_id]),
         scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from resd.config import RunConfig
 from resd.engines import Engine, HFEngine, Request, Sampling
+from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.loop.clock import Clock
 from resd.loop.evaluate import evaluate, evaluate_baselines
@@ -23,7 +24,8 @@ from resd.loop.update import PolicyUpdate
 from resd.loop.view import RunView
 from resd.methods import make_method
 from resd.methods.base import Services, StepReport, Written
-from resd.models.load import compute_dtype, load_model, save_model
+from resd.models.load import compute_dtype, load_model
+from resd.models.save import save_model, verify_saved
 from resd.runs import RunDirectory, atomic
 from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, seed_everything
@@ -69,13 +71,15 @@ class Trainer:
             config.seed,
             self.clock,
         )
+        ends = end_token_ids(self.model, setup.tokenizer)
+        self.pad_id = pad_token_id(setup.tokenizer, ends, embedding_rows(self.model))
         self.method = make_method(config.method, self._services())
         self.update = PolicyUpdate(
             self.model,
             self.masters,
             self.method,
             config.train,
-            setup.pad_id,
+            self.pad_id,
             on_sampler=not engine.shares_weights,
             warn=self.view.warn,
         )
@@ -244,6 +248,11 @@ class Trainer:
         save_model(self.model, path, self.masters.weights)
         self.setup.tokenizer.save_pretrained(path)
 
+    def _save_and_verify(self, path: Path) -> None:
+        """What is saved is loaded again and compared, before the run calls itself done."""
+        self._save_model(path)
+        verify_saved(self.model, path)
+
     def _checkpoint(self) -> None:
         def fill(path: Path) -> None:
             save_state(path, self.progress, self.model, self.update, self.method)
@@ -253,7 +262,7 @@ class Trainer:
 
     def _finish(self) -> None:
         best, kept = self._best()
-        atomic.write_directory(self.run.path / "final", self._save_model)
+        atomic.write_directory(self.run.path / "final", self._save_and_verify)
         source = kept if kept is not None else self.run.path / "final"
         atomic.write_directory(self.run.path / "best", lambda path: _copy_tree(source, path))
         totals = self.progress.totals
@@ -290,7 +299,7 @@ class Trainer:
             trace=self.recorder.trace,
             phase=self.clock.phase,
             seed=self.config.seed,
-            pad_id=setup.pad_id,
+            pad_id=self.pad_id,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from resd.engines.base import left_pad
+from resd.models.wrapped import forward_extras
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def response_logits(
         attention_mask=mask,
         position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
         use_cache=False,
+        **forward_extras(model, ids),
         **extra,
     )
     logits: torch.Tensor = output.logits

@@ -1,9 +1,8 @@
-"""Loading the student, its tokenizer and the chat format; the forward pass over responses."""
+"""Loading the student and its tokenizer; whatever their files say that a run must not obey."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,28 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from resd.config import LoraConfig, ModelConfig
-from resd.engines.hf import pad_token_id as pad_token_id
+from resd.config import ModelConfig
+from resd.engines.tokens import end_of_turn
+from resd.engines.tokens import pad_token_id as pad_token_id
 from resd.errors import UserError
+from resd.models.lora import add_adapters, has_adapters
+from resd.models.pins import pin_config, pin_model, read_generation
+from resd.models.save import save_model as save_model
 from resd.models.smol import smol_directory
+from resd.models.wrapped import check_text, freeze_the_rest
 
 transformers.utils.logging.disable_progress_bar()
 
 LAB_MODEL = Path(__file__).parents[1] / "tasks" / "lab" / "model"
 _SMALL = 50_000_000
+_CLEANERS = (
+    "clean_up_tokenization_spaces",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+)
 
 
 def model_path(path: str) -> str:
@@ -56,14 +65,17 @@ def model_path(path: str) -> str:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer and check what the method needs of it.
+    """Load a tokenizer, check what the method needs of it, and pin what must not vary.
+
+    `decode` gives the text of the tokens and nothing else, and a padding token that the model
+    does not know gives way to an end token.
 
     Raises:
-        UserError: it cannot be loaded, has no chat template, or no end token.
+        UserError: it cannot be loaded, has no chat template, or no end token that the model knows.
     """
     place = model_path(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"model.path: no tokenizer in {path}: {_first_line(error)}") from None
     if not tokenizer.chat_template:
@@ -73,60 +85,118 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {path} has no end token (eos_token)")
+    for name in _CLEANERS:
+        if getattr(tokenizer, name, False):
+            setattr(tokenizer, name, False)
+    rows = _rows(place)
+    turn = end_of_turn(tokenizer)
+    ends = [i for i in (tokenizer.eos_token_id, turn) if i is not None and i < rows]
+    if not ends:
+        raise UserError(
+            f"model.path: the end token of {path} ({tokenizer.eos_token!r}, token "
+            f"{tokenizer.eos_token_id}) lies beyond the model's {rows} tokens: no response could "
+            "end; resize the model's embedding, or set an eos_token that it knows"
+        )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        # The usual recipe of a padding token without resizing the model.
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends[0])
     return tokenizer
 
 
 def load_model(config: ModelConfig) -> Any:
     """Load the student, with fresh adapters if LoRA is configured.
 
+    It comes as its own architecture, in the dtype of the config, without dropout or any other
+    randomness, with a generation config that holds token ids alone, and with whatever no text
+    goes through (a vision tower) frozen.
+
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or cannot be trained.
     """
     place = model_path(config.path)
     try:
-        model = _load_whole(place, _dtype(config.dtype))
+        model = load_whole(place, _dtype(config.dtype))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"model.path: {config.path} cannot be loaded: {_first_line(error)}"
         ) from None
+    freeze_the_rest(model)
     if config.lora is not None:
-        model = _with_adapters(model, config.lora)
+        model = add_adapters(model, config.lora)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        _checkpoint_gradients(model)
     model.to(pick_device(config.device))
     set_threads(model, config.threads)
     return model
 
 
-def _load_whole(place: str | Path, dtype: Any) -> Any:
-    """Load a causal language model, all of it.
+def load_whole(place: str | Path, dtype: Any) -> Any:
+    """Load a causal language model, all of it, as the architecture that its config names.
 
     Raises:
+        UserError: it is of a kind that cannot be trained.
         ValueError: weights are missing; `transformers` would fill them with random numbers.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True)
+    config = _config(place)
+    _check_kind(config, place)
+    pin_config(config)
+    loaded: Any = _architecture(config).from_pretrained(
+        place,
+        config=config,
+        dtype=dtype,
+        generation_config=read_generation(place),
+        output_loading_info=True,
+        **_exact(config),
+    )
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(f"{len(missing)} of its weights are missing, the first: {missing[0]}")
+    pin_model(model)
+    check_text(model)
     return model
 
 
-def _with_adapters(model: Any, lora: LoraConfig) -> Any:
-    from peft import LoraConfig as PeftLora
-    from peft import get_peft_model
+def _check_kind(config: Any, place: str | Path) -> None:
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"model.path: {place} is an encoder-decoder model ({config.model_type}); only "
+            "decoder-only language models can be trained"
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise UserError(
+            f"model.path: the weights of {place} are quantised ({method or 'quantization_config'})"
+            "; training needs plain ones: take the model's bfloat16 checkpoint, or dequantise it"
+        )
 
-    settings = PeftLora(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+
+def _architecture(config: Any) -> Any:
+    """The class that the config names; the generic one may drop the model around a text model."""
+    for name in config.architectures or ():
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel) and found.can_generate():
+            return found
+    return AutoModelForCausalLM
+
+
+def _exact(config: Any) -> dict[str, str]:
+    """The attention that computes what the config says: only `eager` knows a soft cap."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
+
+
+def _checkpoint_gradients(model: Any) -> None:
     try:
-        return get_peft_model(model, settings)
-    except Exception as error:
-        raise UserError(f"model.lora does not fit the model: {_first_line(error)}") from None
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"model.gradient_checkpointing: {_first_line(error)}") from None
+    if has_adapters(model):
+        # The frozen embedding gives the first layer an input without gradient.
+        model.enable_input_require_grads()
 
 
 def load_weights(model: Any, place: Path) -> None:
@@ -135,40 +205,19 @@ def load_weights(model: Any, place: Path) -> None:
     Raises:
         OSError, ValueError, RuntimeError: they cannot be read, or do not fit.
     """
-    if hasattr(model, "disable_adapter"):
-        from peft import set_peft_model_state_dict
+    if has_adapters(model):
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        set_peft_model_state_dict(model, load_file(place / "adapter_model.safetensors"))
+        saved = load_file(place / "adapter_model.safetensors")
+        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+        missing = sorted(wanted.keys() - saved.keys())
+        if missing:
+            raise ValueError(f"{len(missing)} adapter weights are missing, e.g. {missing[0]}")
+        set_peft_model_state_dict(model, saved)
         return
     dtype = next(model.parameters()).dtype
-    model.load_state_dict(_load_whole(place, dtype).state_dict())
-
-
-def save_model(model: Any, place: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save in Hugging Face format, adapters merged into the weights; the model stays as it is.
-
-    Args:
-        model: the student.
-        place: a directory.
-        weights: float32 weights by name, where the model itself computes in a narrower dtype.
-    """
-    if not hasattr(model, "disable_adapter"):
-        model.save_pretrained(place, state_dict=_with_wide(model, weights or {}))
-        return
-    from peft.tuners.lora import LoraLayer
-
-    base = model.get_base_model()
-    adapted: dict[str, Any] = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
-    merged: dict[str, torch.Tensor] = {}
-    for key, tensor in base.state_dict().items():
-        owner, inside, leaf = key.partition(".base_layer.")
-        if inside:
-            delta = adapted[owner].get_delta_weight("default") if leaf == "weight" else 0
-            merged[f"{owner}.{leaf}"] = (tensor + delta).to(tensor.dtype)
-        elif ".lora_" not in key:
-            merged[key] = tensor
-    base.save_pretrained(place, state_dict=merged)
+    model.load_state_dict(load_whole(place, dtype).state_dict())
 
 
 def pick_device(name: str) -> torch.device:
@@ -199,24 +248,15 @@ def context_length(model_config: Any, limit: int | None) -> int:
 def read_context_length(config: ModelConfig) -> int:
     """`context_length` without loading the weights."""
     try:
-        return context_length(
-            AutoConfig.from_pretrained(model_path(config.path)), config.max_context
-        )
+        return context_length(_config(model_path(config.path)), config.max_context)
     except Exception as error:  # a damaged config.json fails in many ways
         raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
 
 
 def read_vocabulary_size(config: ModelConfig) -> int | None:
     """Rows of the token embedding without loading the weights; None if the config is silent."""
-    text = AutoConfig.from_pretrained(model_path(config.path)).get_text_config()
+    text = _config(model_path(config.path)).get_text_config()
     return getattr(text, "vocab_size", None)
-
-
-def _with_wide(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's state with the wide weights in the place of the narrow ones, tied ones too."""
-    named = dict(model.named_parameters())
-    wide = {named[name].data_ptr(): weight.detach() for name, weight in weights.items()}
-    return {key: wide.get(value.data_ptr(), value) for key, value in model.state_dict().items()}
 
 
 def compute_dtype(config: ModelConfig) -> torch.dtype | None:
@@ -224,6 +264,19 @@ def compute_dtype(config: ModelConfig) -> torch.dtype | None:
     if config.compute_dtype in (None, config.dtype):
         return None
     return getattr(torch, str(config.compute_dtype))  # type: ignore[no-any-return]
+
+
+def _config(place: str | Path) -> Any:
+    # Code of the model's own is never run; unasked, transformers would ask on the terminal.
+    return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def _rows(place: str) -> int:
+    """Tokens that the model knows, by its config; any number if the config is silent."""
+    try:
+        return int(_config(place).get_text_config().vocab_size)
+    except Exception:  # what is wrong with the config is said by who needs more of it
+        return 1 << 62
 
 
 def _dtype(name: str) -> Any:

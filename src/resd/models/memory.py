@@ -129,7 +129,7 @@ def count_parameters(config: PretrainedConfig, run: RunConfig) -> tuple[int, int
     Raises:
         UserError: the model cannot be built from its configuration, or takes no such adapters.
     """
-    from resd.models import load
+    from resd.models.lora import add_adapters
 
     try:
         with torch.device("meta"):
@@ -141,7 +141,7 @@ def count_parameters(config: PretrainedConfig, run: RunConfig) -> tuple[int, int
     if run.model.lora is None:
         return bare, 0
     with torch.device("meta"):
-        adapted = load._with_adapters(model, run.model.lora)
+        adapted = add_adapters(model, run.model.lora)
     return bare, sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
