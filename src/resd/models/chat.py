@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import count as numbers
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -145,7 +146,7 @@ class ChatFormat:
             pieces, pieces[1:], pieces[2:], strict=False
         ):
             if token:
-                ids += self.tokenizer.convert_tokens_to_ids([piece])
+                ids += cast(list[int], self.tokenizer.convert_tokens_to_ids([piece]))
                 continue
             # Some tokens take the white space beside them.
             piece = piece.lstrip() if before in self._strips["rstrip"] else piece
