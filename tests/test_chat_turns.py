@@ -242,8 +242,18 @@ def test_a_vocabulary_that_holds_the_name_of_a_special_token():
     assert ids.count(fast.eos_token_id) == 1 and ids[-1] == fast.eos_token_id
     assert "".join(fast.convert_ids_to_tokens(ids)) == "[user]a</s>b</s>"
     assert chat.count_text("a</s>") == 5
-    # What the tokenizer does not know is no forgery.
-    assert chat.encode([{"role": "user", "content": "aZZ"}]) == fast("[user]aZZ</s>").input_ids
+
+
+def test_what_a_tokenizer_does_not_know_is_no_forgery():
+    """Read apart, each stretch of text would get a blank at its start."""
+    pieces = [(char, -1.0) for char in "?</>abcdemorsuy[]\u2581"]
+    raw = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", unk_token="?")
+    fast.chat_template = "</s>" + TEMPLATE
+    ids = ChatFormat(fast).encode([{"role": "user", "content": "aZ"}])
+    assert ids == fast("</s>[user]aZ</s>", add_special_tokens=False).input_ids
+    assert fast.unk_token_id in ids and fast.convert_tokens_to_ids("\u2581") not in ids
 
 
 def test_white_space_beside_a_token_goes_as_it_always_goes():

@@ -15,7 +15,6 @@ from resd.text import (
     mark_breaker,
     one_line,
     printable,
-    scrubber,
     shorten,
     strip_thinking,
 )
@@ -127,34 +126,6 @@ def test_one_line_is_one_line(text):
 
 def test_one_line_parts_words_at_every_white_space():
     assert one_line(" a\u2028b\x1fc\x85d\n\te\u00a0f\u3000g ") == "a b c d e f g"
-
-
-def test_special_tokens_are_removed():
-    scrub = scrubber(["<|end|>", "<|end|>x", "</s>", "", " "])
-    assert scrub("a<|end|>b</s>c  d") == "abc  d"
-    assert scrub("<|end|>x") == ""  # the longest first
-    assert scrub("a<|e<|end|>nd|>b") == "ab"
-    assert scrub("a<|e\x00nd|>b<|e\u200bnd|>c") == "abc"
-
-
-def test_without_special_tokens_text_is_made_printable():
-    assert scrubber([])("a\x00b") == "ab"
-    assert scrubber([" "])("a \x00b") == "a b"
-
-
-@given(PIECES)
-def test_no_special_token_survives_a_scrub(text):
-    scrub = scrubber(["<|end|>", "<think>"])
-    assert "<|end|>" not in scrub(text)
-    assert "<think>" not in scrub(text)
-
-
-def test_scrubbing_nested_tokens_is_linear():
-    scrub = scrubber(["<|end|>"])
-    began = time.process_time()
-    cleaned = scrub("<|e" * 150_000 + "nd|>" * 150_000)
-    assert time.process_time() - began < 2
-    assert "<|end|>" not in cleaned
 
 
 def test_approximate_tokens():

@@ -17,8 +17,8 @@ _HIDDEN = re.compile(
 )
 _CUT = " [...] "
 _ROUNDS = 4
-_SHORTEN_ROUNDS = 8
-_CHARS_PER_TOKEN = 12
+_SHORTEN_ROUNDS = 7
+_CHARS_PER_TOKEN, _USUAL_CHARS_PER_TOKEN = 12, 4
 _BACKTICKS = re.compile("`+")
 LINE_ENDS = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
 _LINE_START = rf"(?:\A|[{LINE_ENDS}])"
@@ -81,30 +81,6 @@ def one_line(text: str) -> str:
     return " ".join(printable(" ".join(text.split())).split())
 
 
-def scrubber(special_tokens: Sequence[str]) -> Callable[[str], str]:
-    """A function that removes a tokenizer's special tokens from untrusted text.
-
-    Otherwise a model that spells out `<|im_end|>` could close its own chat turn.
-    """
-    tokens = sorted((token for token in special_tokens if token.strip()), key=len, reverse=True)
-    if not tokens:
-        return printable
-    pattern = re.compile("|".join(map(re.escape, tokens)))
-
-    def scrub(text: str) -> str:
-        # First: a character that is dropped later would bring the halves of a token together.
-        text = printable(text)
-        for _ in range(_ROUNDS):
-            shorter = pattern.sub("", text)
-            if shorter == text:
-                return text
-            text = shorter
-        # Tokens nested in tokens: nothing that can be put together is left between them.
-        return pattern.sub("\ufffd", text)
-
-    return scrub
-
-
 def approximate_tokens(text: str) -> int:
     """A token count for when there is no tokenizer: a quarter of the UTF-8 bytes, rounded up."""
     return (len(text.encode("utf-8", "replace")) + 3) // 4
@@ -128,11 +104,18 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
     known so far meets the budget. A fiftieth of the budget may stay unused.
     """
     text = clip(text, budget)
-    most = count_tokens(text)
+    # A text of more than a few characters a token is seldom worth counting whole.
+    high = _USUAL_CHARS_PER_TOKEN * budget
+    if len(text) < 2 * high:
+        high = len(text)
+    most = count_tokens(_without_middle(text, high))
+    if most <= budget and high < len(text):
+        high = len(text)
+        most = count_tokens(text)
     if most <= budget:
         return text
     # `low` characters fit, `high` do not; the next cut is between them.
-    low, high, best = 0, len(text), ""
+    low, best = 0, ""
     least = count_tokens(_CUT)
     for round_ in range(_SHORTEN_ROUNDS):
         if high - low <= 1 or (best and budget - least <= budget // 50):
@@ -141,14 +124,21 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
         if round_ % 3 == 2 or not low < keep < high:
             # A count that is far from a straight line would be crept along.
             keep = (low + high) // 2 if round_ % 3 == 2 else min(max(keep, low + 1), high - 1)
-        head = (keep * 2 + 2) // 3
-        cut = text[:head] + _CUT + text[len(text) - (keep - head) :]
+        cut = _without_middle(text, keep)
         count = count_tokens(cut)
         if count <= budget:
             low, least, best = keep, count, cut
         else:
             high, most = keep, count
     return best
+
+
+def _without_middle(text: str, keep: int) -> str:
+    """`keep` characters of a text, two thirds of them its head, with a mark where some are cut."""
+    if keep >= len(text):
+        return text
+    head = (keep * 2 + 2) // 3
+    return text[:head] + _CUT + text[len(text) - (keep - head) :]
 
 
 def fenced(text: str) -> str:

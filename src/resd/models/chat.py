@@ -146,7 +146,7 @@ class ChatFormat:
             pieces, pieces[1:], pieces[2:], strict=False
         ):
             if token:
-                ids.append(cast(int, self.tokenizer.convert_tokens_to_ids(piece)))
+                ids += cast(list[int], self.tokenizer.convert_tokens_to_ids([piece]))
                 continue
             # Some tokens take the white space beside them.
             piece = piece.lstrip() if before in self._strips["rstrip"] else piece
