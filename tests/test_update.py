@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from resd.config import METHODS
-from resd.loop.update import PolicyUpdate
+from resd.loop.update import PolicyUpdate, _without_dropout
 from resd.methods import distillation as distillation_module
 from resd.methods.base import StepReport
 from resd.models.batch import response_logits
@@ -284,9 +284,10 @@ def gpt2(checkpointing: bool = False) -> Any:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["resd", "grpo"])
 def test_no_dropout_in_the_policy_update(method: str, checkpointing: bool) -> None:
-    """While the weights stand still every ratio is 1, and the batch's size changes no log-prob."""
+    """While the weights stand still every ratio is 1."""
     model = gpt2(checkpointing)
-    blocks = Calls(model.transformer.h[0])
+    batch = with_log_probs(model, samples(4))
+    blocks = Calls(model.transformer.h[0].attn)
     train = {"updates_per_batch": 3, "micro_batch_size": 16}
     update = fakes.policy_update(model, method, train)
     seen: list[torch.Tensor] = []
@@ -299,10 +300,8 @@ def test_no_dropout_in_the_policy_update(method: str, checkpointing: bool) -> No
 
     made.token_loss = watched
     update.optimizer.step = lambda: None  # type: ignore[method-assign,assignment,return-value]
-    said: list[str] = []
-    update._warn = said.append
     report = StepReport()
-    update.run(with_log_probs(model, samples(4)), report)
+    update.run(batch, report)
     assert len(seen) == 3
     assert all(torch.equal(gap, torch.zeros_like(gap)) for gap in seen)
     assert report.metrics["train/ratio"] == pytest.approx(1.0, abs=1e-6)
@@ -361,13 +360,24 @@ def test_the_gap_to_the_sampler_is_of_the_first_update_of_a_batch(make: Make) ->
     assert "train/sampler_gap" not in silent.metrics
 
 
-def test_without_log_probs_nothing_is_said(make: Make) -> None:
-    said: list[str] = []
-    batch = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
-    batch[0] = samples()[0]  # one without is enough
-    update = make("sdpo", {"lr": 1e-6}, warn=said.append)
-    update.run(batch, StepReport())
-    assert said == []
+def test_a_block_that_drops_out_by_its_own_rate_does_not_under_checkpointing() -> None:
+    class Block(torch.nn.Module):
+        gradient_checkpointing = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.Linear(2, 2)
+            self.drop = torch.nn.Dropout(0.5)
+            self.dropout = 0.5
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.dropout(self.drop(x), self.dropout, self.training)
+
+    block = torch.nn.Sequential(Block()).train()
+    _without_dropout(block)
+    assert block[0].training  # or it would not be checkpointed
+    assert not block[0].attention.training
+    assert torch.equal(block(torch.ones(64)), torch.ones(64))
 
 
 # -- schedule and state ---------------------------------------------------------------------------
