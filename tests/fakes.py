@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from resd.loop.masters import Masters
 from resd.loop.update import PolicyUpdate
 from resd.methods import Method, make_method
 from resd.methods.base import Services, Written
-from resd.types import ChatMessage, Completion, Example, Outcome, Rollout
+from resd.types import ChatMessage, Completion, Example, Outcome, Rollout, TrainingSample
+
+Samples = list[TrainingSample | None]
 
 
 def encode(messages: Sequence[ChatMessage]) -> list[int]:
@@ -80,6 +84,52 @@ def policy_update(
     return PolicyUpdate(
         model, masters, made, TrainConfig(**settings), 0, on_sampler=on_sampler, warn=warn
     )
+
+
+def samples(number: int = 16) -> Samples:
+    """Samples of every length, weight and advantage; every fifth teaches nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(5, 300, (length,), generator=generator).tolist())
+
+    made: Samples = []
+    for i in range(number):
+        sample = TrainingSample(
+            prompt_ids=ids(3 + 5 * i % 11),
+            response_ids=ids(1 + 7 * i % 13),
+            teacher_ids=ids(9 + 3 * i % 17),
+            weight=0.5 + i % 4,
+            advantage=(-1.0) ** i * (1 + i % 3),
+        )
+        made.append(None if i % 5 == 4 else sample)
+    return made
+
+
+class Calls:
+    """Counts what goes through a module, and the rows of the ids that a model is given."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.calls = self.rows = 0
+        module.register_forward_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self.calls += 1
+        self.rows += len(kwargs.get("input_ids", ()))
+
+
+def maker(place: Path) -> Callable[..., PolicyUpdate]:
+    """Makes policy updates of fresh copies of a model, whose teacher is another model."""
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+
+    def build(
+        method: str = "resd", train: dict[str, Any] | None = None, **config: Any
+    ) -> PolicyUpdate:
+        return policy_update(copy.deepcopy(whole), method, train, shake=0.05, **config)
+
+    return build
 
 
 def rollout(
