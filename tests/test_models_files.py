@@ -18,6 +18,7 @@ from resd.engines.tokens import end_of_turn, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.models.batch import response_logits
 from resd.models.load import load_model, load_tokenizer, load_weights
+from resd.models.pins import pin_model
 
 
 @pytest.fixture
@@ -149,6 +150,7 @@ def test_an_end_token_beyond_the_embedding_is_refused(place: Path) -> None:
 def test_end_tokens_come_from_all_files(place: Path) -> None:
     change(place / "generation_config.json", eos_token_id=[5, 6, 10**6])
     model, tok = student(place), tokenizer(CHATML, CHATML_TOKENS)
+    assert model.generation_config.eos_token_id == [5, 6]
     model.resize_token_embeddings(len(tok))
     turn = tok.convert_tokens_to_ids("<|im_end|>")
     assert end_token_ids(model, tok) == sorted({5, 6, tok.eos_token_id, turn})
@@ -245,6 +247,14 @@ def test_nothing_in_a_forward_pass_is_random(kind: str, tmp_path: Path) -> None:
     sampler = model.eval()(input_ids=ids).logits
     assert torch.equal(model.train()(input_ids=ids).logits, sampler)
     assert torch.allclose(sampler, made.eval()(input_ids=ids).logits, atol=1e-5)
+
+
+def test_rates_that_no_config_holds_are_zero_too() -> None:
+    made = gpt2()
+    made.transformer.drop = torch.nn.Dropout(0.5)
+    made.transformer.layerdrop = 0.5
+    pin_model(made)
+    assert made.transformer.drop.p == made.transformer.layerdrop == 0
 
 
 def test_adapters_with_dropout_are_refused(place: Path) -> None:

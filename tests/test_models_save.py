@@ -235,6 +235,35 @@ def test_looking_leaves_the_student_as_it_was(tmp_path: Path) -> None:
     assert model.training and torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_the_saved_generation_config_is_clean(tmp_path: Path) -> None:
+    model = student("Llama", tmp_path / "m")
+    model.generation_config.temperature = 0.5  # without do_sample: transformers would not save it
+    save_model(model, tmp_path / "s")
+    assert model.generation_config.temperature == 0.5
+    saved = json.loads((tmp_path / "s" / "generation_config.json").read_text())
+    assert saved.get("temperature") is None
+
+
+def test_adapters_that_part_tied_embeddings_are_said_in_the_config(tmp_path: Path) -> None:
+    for targets, tied in ((["lm_head"], False), (["q_proj"], True)):
+        save_model(adapted("SmolLM2", tmp_path / "m", targets), tmp_path / "s")
+        config = json.loads((tmp_path / "s" / "config.json").read_text())
+        assert config["tie_word_embeddings"] is tied
+
+
+def test_the_model_around_a_text_model_is_never_dropped(tmp_path: Path) -> None:
+    try:
+        build("Llama 4")
+    except AttributeError:
+        pytest.skip("this transformers cannot build it")
+    try:
+        model = student("Llama 4", tmp_path / "m")
+    except UserError as error:
+        assert "fails on text without images" in str(error)
+    else:
+        assert type(model).__name__ == "Llama4ForConditionalGeneration"
+
+
 def test_a_wrapped_model_keeps_the_files_of_its_other_side(tmp_path: Path) -> None:
     student("Gemma 3", tmp_path / "m")
     (tmp_path / "m" / "preprocessor_config.json").write_text('{"size": 28}')
