@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,13 +79,15 @@ class HFEngine:
         device, width = self._model.device, ids.shape[1]
         longest = max(request.sampling.max_new_tokens for request in requests)
         choice = SeededChoice(requests, width, device)
+        config = self._config(min(longest, self._max_context - width))
         try:
-            output = self._model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=self._config(min(longest, self._max_context - width)),
-                logits_processor=LogitsProcessorList([choice]),
-            )
+            with _only(config, self._model):
+                output = self._model.generate(
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([choice]),
+                )
         except FloatingPointError:
             raise UserError(
                 "the model gives no finite probabilities any more: its weights have diverged; "
@@ -94,8 +97,6 @@ class HFEngine:
         return [self._completion(row, request, log_probs) for request, row, log_probs in rows]
 
     def _config(self, limit: int) -> GenerationConfig:
-        # The choice of tokens is ours alone; what is left out here would come from the model's own
-        # generation config (a top-k of 20, say) and silently change the policy.
         return GenerationConfig(
             do_sample=False,
             num_beams=1,
@@ -128,3 +129,21 @@ class HFEngine:
             log_probs=tuple(log_probs[: len(ids)]) if log_probs is not None else None,
             answer=read.answer,
         )
+
+
+@contextmanager
+def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
+    """Let no other generation config have a say.
+
+    `generate()` takes what a config leaves out from the model's own: tokens to suppress, a least
+    length, stop strings. That would silently change the policy, or crash.
+    """
+    holders = [m for m in model.modules() if vars(m).get("generation_config") is not None]
+    own = [holder.generation_config for holder in holders]
+    try:
+        for holder in holders:
+            holder.generation_config = config
+        yield
+    finally:
+        for holder, its in zip(holders, own, strict=True):
+            holder.generation_config = its

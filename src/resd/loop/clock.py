@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-PHASES = ("generate", "environment", "reflect", "curate", "teacher", "update", "save")
+PHASES = ("generate", "environment", "reflect", "curate", "teacher", "update", "save", "evaluate")
 
 
 class Clock:
@@ -30,13 +31,23 @@ class Clock:
             if self._inside:
                 self._inside[-1] += took
 
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Count all phases of the body as one, whatever they are called inside."""
+        began, before = time.perf_counter(), self.take()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            self._seconds = {**before, name: before.get(name, 0.0) + took}
+
     def take(self) -> dict[str, float]:
         """The seconds since the last call, by phase, and start again."""
         taken, self._seconds = self._seconds, {}
         return taken
 
 
-def describe_phases(seconds: dict[str, float]) -> str:
-    """The phases in one line, in the order of a step, without those that took no time."""
-    named = [(name, seconds.get(name, 0.0)) for name in PHASES]
+def describe_phases(row: Mapping[str, Any]) -> str:
+    """The phases of a step's row in one line, in order, without those that took no time."""
+    named = [(name, float(row.get(f"time/{name}_s", 0.0))) for name in PHASES]
     return "  ".join(f"{name} {value:.2f}" for name, value in named if value >= 0.005)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -87,6 +86,7 @@ class Sampler:
         self._seed = seed
         self._clock = clock or Clock()
         self._updates = 0
+        self._held = ""
 
     def student_changed(self) -> None:
         """The student's weights are others now: after an update, after a restore."""
@@ -137,11 +137,17 @@ class Sampler:
         if not requests:
             return []
         if teacher is not None:
-            self.engine.sync(teacher, f"teacher after {self._updates}")
+            self._hand_over(teacher, "teacher")
         elif self._student is not None:
-            self.engine.sync(self._student, f"student after {self._updates}")
-        with nullcontext():
-            return self.engine.generate(requests)
+            self._hand_over(self._student, "student")
+        return self.engine.generate(requests)
+
+    def _hand_over(self, model: torch.nn.Module, whose: str) -> None:
+        # Copying may take an engine minutes: the same weights are handed over once.
+        version = f"{whose} after {self._updates}"
+        if version != self._held:
+            self.engine.sync(model, version)
+            self._held = version
 
 
 def _graded(completion: Completion) -> str:

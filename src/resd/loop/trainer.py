@@ -194,14 +194,15 @@ class Trainer:
 
     def _evaluate(self) -> None:
         step, config = self.progress.step, self.config
-        result = evaluate(
-            self.sampler,
-            self.setup.test,
-            config.evaluation,
-            config.rollout.max_new_tokens,
-            step,
-            self.baselines,
-        )
+        with self.clock.apart("evaluate"):
+            result = evaluate(
+                self.sampler,
+                self.setup.test,
+                config.evaluation,
+                config.rollout.max_new_tokens,
+                step,
+                self.baselines,
+            )
         if result.failed:
             self.view.warn(f"evaluation at step {step}: {result.first_failure}")
             if result.failed == result.problems * result.samples:

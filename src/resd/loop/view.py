@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resd.config import RunConfig
+from resd.loop.clock import describe_phases
 from resd.loop.evaluate import Baseline, Evaluation
 
 
@@ -65,6 +66,8 @@ class PlainView:
         spent = time.monotonic() - self._began
         left = spent / max(1, step - self._first) * (self._steps - step)
         self._say(text + f"  left {left:.0f} s" + (f"  learnt: {lesson}" if lesson else ""))
+        if phases := describe_phases(row):
+            self._say(f"  seconds: {phases}")
 
     def evaluated(self, step: int, result: Evaluation) -> None:
         self._say(f"step {step}  {describe(result)}")
@@ -111,6 +114,8 @@ class LiveView:
         if "playbook/entries" in row:
             size = f"{row['playbook/entries']:.0f} lessons"
             self._facts["playbook"] = f"{size}, {row['playbook/candidates']:.0f} candidates"
+        if phases := describe_phases(row):
+            self._facts["seconds"] = phases
         if lesson:
             self._facts["last lesson"] = lesson[:100]
 
