@@ -124,6 +124,11 @@ def test_what_comes_and_goes(tmp_path: Path) -> None:
     place = made("qwen3", tmp_path)
     base = estimate(settings(place))
     found = parts(base)
+    # Tokens x layers x (input and norms, queries and output, keys and values, MLP) x 4.
+    layer = 4 * 64 + 2 * 128 + 2 * 64 + 3 * 96 + 2 * 64
+    assert found["activations"] == 2 * 150 * 2 * layer * 4
+    experts = parts(estimate(settings(made("qwen3_moe", tmp_path / "moe", **EXPERTS))))
+    assert experts["activations"] == 2 * 150 * 2 * (layer - 3 * 96 + 3 * 2 * 32) * 4
     assert found["logits of the loss"] == 2 * 50 * 100 * (3 * 4 + 6 * 4)
     grpo = parts(estimate(settings(place, method={"name": "grpo"})))
     assert grpo["logits of the loss"] == 2 * 50 * 100 * (3 * 4 + 2 * 4)
