@@ -37,7 +37,7 @@ import tiny
 import torch
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
-import resd.loop
+import resd.loop.trainer
 from resd.cli import main
 from resd.runs import atomic
 
@@ -117,13 +117,13 @@ class Attempt:
 def _run(words: list[str], run: Path, unit: str, fault: str, at: int | None, log: int) -> int:
     os.fsync = lambda fd: None  # type: ignore[assignment]
     tiny.patch_writer()
-    step = resd.loop.Trainer._one_step
+    step = resd.loop.trainer.Trainer._one_step
 
     def logged(self: Any, batch: Any) -> None:
-        os.write(log, f"{self.step} ".encode())
+        os.write(log, f"{self.progress.step} ".encode())
         step(self, batch)
 
-    resd.loop.Trainer._one_step = logged  # type: ignore[method-assign]
+    resd.loop.trainer.Trainer._one_step = logged  # type: ignore[method-assign]
     seen: list[str] = []
 
     def tick(what: str) -> None:
@@ -145,6 +145,8 @@ def snapshot(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
+        if file.name in ("identity.json", "checksums.json"):
+            continue  # the one names the run, the other the bytes of what is compared below
         if file.is_dir():
             found[name] = "directory"
         elif file.name == "state.pt":

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from resd.cli import lab, tasks
 from resd.cli.settings import print_settings
 from resd.config import load_config
 from resd.context import TemplateError
-from resd.errors import UserError
+from resd.errors import UserError, close_to, one_line, terminal_safe
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _EPILOG = "Every command has its own --help."
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse(text: str) -> int:
     """One line, whatever the error holds."""
-    print(f"resd: {' '.join(text.split())}", file=sys.stderr)
+    print(f"resd: {one_line(text)}", file=sys.stderr)
     return 2
 
 
@@ -90,37 +91,61 @@ def _train(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         print_settings()
         return 0
-    file, resume, overrides = _split(arguments)
-    if resume is not None:
-        if file is not None or overrides:
-            raise UserError("--resume goes on with a run as it was; it takes no other setting")
-        return _resume(resume)
-    config = load_config(file, overrides)
+    words = _split(arguments)
+    if words.resume is not None:
+        return _resume(words)
+    if words.accept:
+        raise UserError("--accept goes with --resume RUN")
+    config = load_config(words.file, words.overrides)
     from resd.api import train
 
     train(config)
     return 0
 
 
-def _resume(path: Path) -> int:
+def _resume(words: _Words) -> int:
+    assert words.resume is not None
+    if words.file is not None:
+        raise UserError("--resume goes on with a run as it was; it takes no config file")
+    other = next((key for key, _ in words.overrides if key != "train.steps"), None)
+    if other is not None:
+        raise UserError(
+            f"--{other}: --resume goes on with a run as it was; it takes no other setting but more "
+            f"--train.steps. If you mean it, edit {words.resume}/config.toml and resume with "
+            f"--accept {other}"
+        )
+    steps = words.overrides[-1][1] if words.overrides else None
+    if words.overrides and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise UserError(f"--train.steps must be a whole number above 0, found {steps!r:.80}")
     from resd.api import resume
 
-    resume(path)
+    resume(words.resume, accept=words.accept, steps=steps)
     return 0
 
 
-def _split(arguments: Sequence[str]) -> tuple[Path | None, Path | None, list[tuple[str, Any]]]:
-    """Config file, run to resume, and dotted overrides."""
+@dataclass
+class _Words:
+    """Words of `resd train`: config file, run to resume, what may have changed, settings."""
+
     file: Path | None = None
     resume: Path | None = None
-    overrides: list[tuple[str, Any]] = []
-    rest = list(arguments)
+    accept: list[str] = field(default_factory=list)
+    overrides: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def _split(arguments: Sequence[str]) -> _Words:
+    """Sort the words of the command line.
+
+    Raises:
+        UserError: a key has no value, or there are two files.
+    """
+    words, rest = _Words(), list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            if file is not None:
-                raise UserError(f"two config files: {file} and {word}")
-            file = Path(word)
+            if words.file is not None:
+                raise UserError(f"two config files: {words.file} and {word}")
+            words.file = Path(word)
             continue
         key, equals, value = word[2:].partition("=")
         if not equals:
@@ -128,18 +153,20 @@ def _split(arguments: Sequence[str]) -> tuple[Path | None, Path | None, list[tup
                 raise UserError(f"--{key} needs a value")
             value = rest.pop(0)
         if key == "resume":
-            resume = Path(value)
+            words.resume = Path(value)
+        elif key == "accept":
+            words.accept.append(value)
         else:
-            overrides.append((key.replace("-", "_"), parse_value(value)))
-    return file, resume, overrides
+            words.overrides.append((key.replace("-", "_"), parse_value(value)))
+    return words
 
 
-def _overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
+def _overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     """Dotted settings only."""
-    file, resume, overrides = _split(words)
-    if file is not None or resume is not None:
-        raise UserError(f"unexpected {file or '--resume'}")
-    return overrides
+    words = _split(arguments)
+    if words.file is not None or words.resume is not None or words.accept:
+        raise UserError(f"unexpected {words.file or '--resume or --accept'}")
+    return words.overrides
 
 
 def parse_value(text: str) -> Any:
@@ -150,7 +177,7 @@ def parse_value(text: str) -> Any:
         return text == "True"
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
