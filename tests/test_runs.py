@@ -152,7 +152,8 @@ def test_a_new_run_is_locked_from_the_start(tmp_path: Path, config: RunConfig) -
     run = RunDirectory.create(tmp_path / "a", config)
     with pytest.raises(UserError, match="in use"):
         RunDirectory.open(tmp_path / "a")
-    (tmp_path / "a" / "config.toml").unlink()
+    for name in ("config.toml", "identity.json"):
+        (tmp_path / "a" / name).unlink()
     with pytest.raises(UserError, match="in use"):  # even where the directory looks empty
         RunDirectory.create(tmp_path / "a", config)
     run.close()
