@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
 from resd.config import RunConfig, load_config
+from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
 from resd.loop.view import RunView, make_view
-from resd.runs.directory import RunDirectory, check_new, is_new, read_config
+from resd.runs.directory import RunDirectory, check_new, read_config
 from resd.tasks.registry import ADAPTERS
 
 
@@ -22,33 +24,55 @@ def train(config: RunConfig, view: RunView | None = None) -> Path:
     """
     from resd.loop.setup import prepare
 
-    output = config.output or default_output(config)
-    check_new(output)
+    config = anchored(config, Path.cwd())
+    if config.output is not None:
+        check_new(config.output)
     setup = prepare(config)
     try:
-        run = RunDirectory.create(output, config.model_copy(update={"output": output}))
+        if config.output is not None:
+            run = RunDirectory.create(config.output, config)
+        else:
+            run = RunDirectory.create_numbered(default_output(config), config)
     except BaseException:
         setup.close()
         raise
     _run(setup, run, view)
-    return output
+    return run.path
 
 
-def resume(path: Path, view: RunView | None = None) -> Path:
+def resume(
+    path: Path,
+    view: RunView | None = None,
+    *,
+    accept: Collection[str] = (),
+    steps: int | None = None,
+) -> Path:
     """Go on with a run after its newest checkpoint; the end is the same as without the break.
 
+    Args:
+        path: the run, wherever it was moved.
+        view: what a person sees.
+        accept: what may have changed since the run was made: `config`, `task`, `versions`, a
+            dotted setting, or a library.
+        steps: train to this many steps, more than the run had; it may be complete.
+
     Raises:
-        UserError: there is no run, it is complete already, or another process has it open.
+        UserError: there is no run, it is complete already, another process has it open, or it is
+            not what it was made of.
     """
     from resd.loop.setup import prepare
 
-    run, config = RunDirectory.open(path)
+    run, config = RunDirectory.open(path, accept, steps)
+    shown = view or make_view()
     try:
+        run.set_damaged_aside(shown.warn)
+        run.check_rows(shown.warn)
         setup = prepare(config)
     except BaseException:
+        shown.close()
         run.close()
         raise
-    _run(setup, run, view)
+    _run(setup, run, shown)
     return path
 
 
@@ -72,15 +96,10 @@ def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
 
 
 def default_output(config: RunConfig) -> Path:
-    """runs/TASK-METHOD-sSEED, with a number if that is taken."""
+    """runs/TASK-METHOD-sSEED; it gets a number if it is taken."""
     place, _, inside = config.task.rpartition(":")
     task = inside if place in ADAPTERS else Path(place or config.task).stem
-    name = f"{task}-{config.method.name}-s{config.seed}"
-    path, number = Path("runs") / name, 1
-    while not is_new(path):
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
+    return Path("runs") / f"{task}-{config.method.name}-s{config.seed}"
 
 
 def _at_least(least: int, value: int, name: str) -> int:

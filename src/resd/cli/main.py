@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from resd import __version__
 from resd.cli import doctor, lab, tasks
 from resd.cli.settings import print_settings
 from resd.config import load_config
 from resd.context import TemplateError
-from resd.errors import UserError
+from resd.errors import UserError, close_to, one_line, terminal_safe
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_PATH_ERRORS = (
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ELOOP,
+)
 _EPILOG = "Every command has its own --help."
 
 
@@ -28,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the way, and warns when the process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows another; it ends nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_words(arguments)
         return _dispatch(arguments)
     except (UserError, TemplateError) as error:
         return _refuse(str(error))
@@ -39,15 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return _refuse("nobody reads the output any more; go on with resd train --resume RUN")
     except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS:
+        if error.errno in _OUTPUT_ERRORS:
+            return _refuse(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        if error.errno not in _PATH_ERRORS or error.filename is None:
             raise
-        place = error.filename or "the output"
-        return _refuse(f"cannot write {place}: {error.strerror}")
+        return _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse words that can be no path and no setting.
+
+    Raises:
+        UserError: one holds a null byte, or is not UTF-8.
+    """
+    for word in arguments:
+        if "\0" in word:
+            raise UserError(f"{word[:80]!r} holds a null byte")
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word[:80]!r} is not UTF-8 text") from None
 
 
 def _refuse(text: str) -> int:
     """One line, whatever the error holds."""
-    print(f"resd: {' '.join(text.split())}", file=sys.stderr)
+    print(f"resd: {one_line(text)}", file=sys.stderr)
     return 2
 
 
@@ -60,13 +93,29 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     options, rest = parser.parse_known_args(arguments)
     if rest and arguments[:2] != ["tasks", "check"]:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}"[:300])
     options.overrides = _overrides(rest)
     return int(options.run(options))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes are one line, and name what may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:400]}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            what = action.option_strings[0] if action.option_strings else "command"
+            raise UserError(
+                f"unknown {what} {str(value)[:80]!r}{close_to(value, known)}; it is one of "
+                f"{', '.join(known)}"
+            )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="resd", description="Post-train a language model from its failures.", epilog=_EPILOG
     )
     parser.add_argument("--version", action="version", version=f"resd {__version__}")
@@ -91,37 +140,61 @@ def _train(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         print_settings()
         return 0
-    file, resume, overrides = _split(arguments)
-    if resume is not None:
-        if file is not None or overrides:
-            raise UserError("--resume goes on with a run as it was; it takes no other setting")
-        return _resume(resume)
-    config = load_config(file, overrides)
+    words = _split(arguments)
+    if words.resume is not None:
+        return _resume(words)
+    if words.accept:
+        raise UserError("--accept goes with --resume RUN")
+    config = load_config(words.file, words.overrides)
     from resd.api import train
 
     train(config)
     return 0
 
 
-def _resume(path: Path) -> int:
+def _resume(words: _Words) -> int:
+    assert words.resume is not None
+    if words.file is not None:
+        raise UserError("--resume goes on with a run as it was; it takes no config file")
+    other = next((key for key, _ in words.overrides if key != "train.steps"), None)
+    if other is not None:
+        raise UserError(
+            f"--{other}: --resume goes on with a run as it was; it takes no other setting but more "
+            f"--train.steps. If you mean it, edit {words.resume}/config.toml and resume with "
+            f"--accept {other}"
+        )
+    steps = words.overrides[-1][1] if words.overrides else None
+    if words.overrides and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise UserError(f"--train.steps must be a whole number above 0, found {steps!r:.80}")
     from resd.api import resume
 
-    resume(path)
+    resume(words.resume, accept=words.accept, steps=steps)
     return 0
 
 
-def _split(arguments: Sequence[str]) -> tuple[Path | None, Path | None, list[tuple[str, Any]]]:
-    """Config file, run to resume, and dotted overrides."""
+@dataclass
+class _Words:
+    """Words of `resd train`: config file, run to resume, what may have changed, settings."""
+
     file: Path | None = None
     resume: Path | None = None
-    overrides: list[tuple[str, Any]] = []
-    rest = list(arguments)
+    accept: list[str] = field(default_factory=list)
+    overrides: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def _split(arguments: Sequence[str]) -> _Words:
+    """Sort the words of the command line.
+
+    Raises:
+        UserError: a key has no value, or there are two files.
+    """
+    words, rest = _Words(), list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            if file is not None:
-                raise UserError(f"two config files: {file} and {word}")
-            file = Path(word)
+            if words.file is not None:
+                raise UserError(f"two config files: {words.file} and {word}")
+            words.file = Path(word)
             continue
         key, equals, value = word[2:].partition("=")
         if not equals:
@@ -129,18 +202,20 @@ def _split(arguments: Sequence[str]) -> tuple[Path | None, Path | None, list[tup
                 raise UserError(f"--{key} needs a value")
             value = rest.pop(0)
         if key == "resume":
-            resume = Path(value)
+            words.resume = Path(value)
+        elif key == "accept":
+            words.accept.append(value)
         else:
-            overrides.append((key.replace("-", "_"), parse_value(value)))
-    return file, resume, overrides
+            words.overrides.append((key.replace("-", "_"), parse_value(value)))
+    return words
 
 
-def _overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
+def _overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     """Dotted settings only."""
-    file, resume, overrides = _split(words)
-    if file is not None or resume is not None:
-        raise UserError(f"unexpected {file or '--resume'}")
-    return overrides
+    words = _split(arguments)
+    if words.file is not None or words.resume is not None or words.accept:
+        raise UserError(f"unexpected {words.file or '--resume or --accept'}")
+    return words.overrides
 
 
 def parse_value(text: str) -> Any:
@@ -151,7 +226,7 @@ def parse_value(text: str) -> Any:
         return text == "True"
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -178,10 +253,10 @@ def _eval(options: argparse.Namespace) -> int:
     if result.failed:
         print(
             f"warning: the environment failed on {result.failed} responses, which count as not "
-            f"passed; the first: {result.first_failure}",
+            f"passed; the first: {one_line(str(result.first_failure))}",
             file=sys.stderr,
         )
-    print(json.dumps(result.row()) if options.json else describe(result))
+    print(json.dumps(result.row()) if options.json else terminal_safe(describe(result), sys.stdout))
     return 0
 
 
@@ -234,5 +309,10 @@ def _playbook_show(options: argparse.Namespace) -> int:
     file = options.run_directory / ("playbook.json" if options.json else "playbook.md")
     if not file.is_file():
         raise UserError(f"{options.run_directory} has no playbook (yet): only resd keeps one")
-    print(file.read_text(encoding="utf-8"), end="")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    # Escaped in JSON already; a playbook's Markdown holds what a model wrote.
+    print(text if options.json else terminal_safe(text, sys.stdout), end="")
     return 0

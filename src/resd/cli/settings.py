@@ -17,7 +17,9 @@ def print_settings() -> None:
     """Every setting with its default and meaning."""
     console = Console()
     console.print("usage: resd train [CONFIG.toml] [--key.sub value ...]\n", markup=False)
-    console.print("       resd train --resume RUN\n", markup=False)
+    console.print(
+        "       resd train --resume RUN [--train.steps MORE] [--accept KEY ...]\n", markup=False
+    )
     console.print(
         "With no argument it trains the lab's default, preset 'lab'. Settings stand in a preset, "
         "in a TOML file, or on the command line; a later one wins. 'none' stands for no value. "

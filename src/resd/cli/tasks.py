@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resd.config import preset_names, set_dotted
-from resd.errors import UserError
+from resd.errors import UserError, terminal_safe
 from resd.tasks.check import Check, run_checks
 from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
 from resd.tasks.starter import write_starter
@@ -92,7 +92,7 @@ def _check(options: argparse.Namespace) -> int:
     else:
         counted = f"{failed} check{'s' * (failed > 1)} failed" if failed else "sound"
         Console().print(_table(checks))
-        print(f"{options.task}: {counted}")
+        print(terminal_safe(f"{options.task}: {counted}"))
     if any(check.name == "returns" for check in checks):
         # A thread that never returns would keep the process alive.
         sys.stdout.flush()
@@ -111,13 +111,17 @@ def _counter(model: str) -> Callable[[Example], int]:
 def _table(checks: Sequence[Check]) -> Table:
     table = Table("check", "", "what was seen", box=SIMPLE_HEAD)
     for check in checks:
-        table.add_row(check.name, Text(check.state, _STYLES[check.state]), Text(check.detail))
+        table.add_row(
+            Text(terminal_safe(check.name)),
+            Text(check.state, _STYLES[check.state]),
+            Text(terminal_safe(check.detail)),
+        )
     return table
 
 
 def _new(options: argparse.Namespace) -> int:
     file, test, name = write_starter(options.name, options.directory)
-    print(f"wrote {file} and {test}; next:")
+    print(terminal_safe(f"wrote {file} and {test}; next:"))
     print(f"  resd tasks check {file}:{name}")
     print(f"  pytest {test}")
     print(f"  resd train --task {file}:{name} --model.path MODEL")

@@ -23,7 +23,7 @@ from resd.compare.plan import Command, Run, State, make_runs, train_command, wit
 from resd.compare.progress import make_comparison_view
 from resd.compare.runner import run_all
 from resd.compare.variants import Variant, parse_seeds, parse_variants
-from resd.errors import UserError
+from resd.errors import UserError, one_line, terminal_safe
 from resd.report.results import Summary, summarise
 from resd.report.table import as_json, failure_lines, markdown_table, notes, rich_table, title
 from resd.runs import atomic
@@ -88,7 +88,7 @@ def compare(
     _show(summaries, console, output)
     if failures:
         what = f"{len(failures)} of {len(runs)} runs have no result"
-        print(f"resd: {what}; the same command tries them again", file=sys.stderr)
+        print(f"resd: {one_line(what)}; the same command tries them again", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -122,4 +122,6 @@ def _show(summaries: Sequence[Summary], console: Console, output: Path) -> None:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(
+        terminal_safe(text), markup=False, highlight=False, soft_wrap=not console.is_terminal
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from resd.compare.variants import Variant, check_seeds, check_variants
 from resd.config import RunConfig, load_config, read_toml
+from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.runs import atomic, read_config
 from resd.runs.directory import is_new
@@ -144,7 +145,8 @@ def _check_directory(run: Run) -> None:
         return
     if not (run.path / "config.toml").is_file():
         raise UserError(f"{run.path} has a done.json but no config.toml; choose another --output")
-    wanted, saved = _plain(run.config), _plain(read_config(run.path))
+    wanted = _plain(anchored(run.config, Path.cwd()))
+    saved = _plain(read_config(run.path))
     key = _difference(wanted, saved)
     if key is not None:
         raise UserError(

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resd.compare.plan import Run
+from resd.errors import one_line
 from resd.report.results import RunResult, newest
 
 
@@ -68,7 +69,7 @@ class PlainComparisonView:
         self._done += 1
         self._began.pop(run.name, None)
         line = f"[{self._done}/{self._total}] {run.name}  {text}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
     def _spent(self, run: Run) -> float:
         return time.monotonic() - self._began.get(run.name, time.monotonic())
@@ -107,7 +108,7 @@ class LiveComparisonView(PlainComparisonView):
             step, mean = newest(run.path)
             steps, n = run.config.train.steps, run.config.evaluation.samples
             table.add_row(
-                Text(run.name),
+                Text(one_line(run.name)),
                 Text(f"step {step}" + (f"/{steps}" if steps else "")),
                 Text(f"mean@{n} {mean:.3f}" if mean is not None else ""),
                 Text(f"{self._spent(run):.0f} s", "dim"),

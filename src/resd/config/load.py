@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from resd.config.run import METHODS, ResdConfig, RunConfig
-from resd.errors import UserError
+from resd.errors import UserError, close_to
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_DEEPEST = 32
 
 
 def preset_names() -> list[str]:
@@ -37,10 +39,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"config file {path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"config file {path} cannot be read: it is not UTF-8: {error}") from None
+    except RecursionError:
+        raise UserError(f"config file {path} is nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, a number of 5,000 digits, a path with a null
+        what = "is not valid TOML" if "\0" not in str(path) else "cannot be read"
+        raise UserError(f"config file {path} {what}: {error}") from None
 
 
 def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
@@ -69,6 +76,7 @@ def validate(values: Mapping[str, Any], where: str) -> RunConfig:
 
     TOML has no null: the text "none" stands for it, as on the command line.
     """
+    _check_depth(values, where)
     plain = _with_nulls(values)
     method = plain.setdefault("method", {})
     if not isinstance(method, dict):
@@ -86,6 +94,25 @@ def validate(values: Mapping[str, Any], where: str) -> RunConfig:
     return config
 
 
+def _check_depth(values: Mapping[str, Any], where: str) -> None:
+    """Refuse what is nested deeper than a configuration can be.
+
+    Raises:
+        UserError: it is.
+    """
+    level: list[Any] = [values]
+    for _ in range(_DEEPEST):
+        parts = [part for part in level if isinstance(part, Mapping | list)]
+        level = [
+            item
+            for part in parts
+            for item in (part.values() if isinstance(part, Mapping) else part)
+        ]
+        if not level:
+            return
+    raise UserError(f"a setting {where} is nested deeper than {_DEEPEST} levels")
+
+
 def _with_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_nulls(item) for key, item in value.items()}
@@ -101,6 +128,8 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
         UserError: a part of the key on the way holds a value of its own.
     """
     *path, last = key.split(".")
+    if len(path) > _DEEPEST:
+        raise UserError(f"--{key[:40]}...: nested deeper than {_DEEPEST} levels")
     for part in path:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
@@ -119,8 +148,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     if name not in preset_names():
-        known = ", ".join(preset_names())
-        raise UserError(f"there is no preset {name!r}; the presets are: {known}")
+        known, meant = ", ".join(preset_names()), close_to(name, preset_names())
+        raise UserError(f"there is no preset {name!r}; the presets are: {known}{meant}")
     text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     base = tomllib.loads(text)
     tuned = base.pop("by_method", {})
@@ -143,15 +172,18 @@ def _describe(error: ValidationError, where: str) -> str:
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
         known = _known_keys(path[:-1], first["loc"])
-        return f"unknown key {key} {where}; known here: {known}{tail}"
+        meant = _meant(key, path[-1], known)
+        return f"unknown key {key} {where}{meant}; known here: {', '.join(known)}{tail}"
     if first["type"] == "union_tag_invalid":
-        return f"unknown method {first['input'].get('name')!r} {where}; known: {', '.join(METHODS)}"
+        name = first["input"].get("name")
+        meant = close_to(name, METHODS)
+        return f"unknown method {name!r:.80} {where}{meant}; known: {', '.join(METHODS)}"
     value = first.get("input")
     shown = f", found {value!r}"[:100] if not isinstance(value, dict) else ""
     return f"{key} {where}: {first['msg']}{shown}{tail}"
 
 
-def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> str:
+def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> list[str]:
     part: Any = RunConfig
     for name in path:
         if name == "method":
@@ -161,4 +193,27 @@ def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> str:
         annotation = part.model_fields[name].annotation
         options = getattr(annotation, "__args__", (annotation,))
         part = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), part)
-    return ", ".join(part.model_fields)
+    return list(part.model_fields)
+
+
+def _meant(key: str, last: str, known: Sequence[str]) -> str:
+    """Which key may be meant: one here, or one of this name elsewhere."""
+    here = close_to(last, known)
+    if here:
+        return here
+    every = list(_dotted(RunConfig, ""))
+    same = [name for name in every if name.rpartition(".")[2] == last]
+    return close_to(same[0], same) if same else close_to(key, every)
+
+
+def _dotted(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name == "method":
+            for method in METHODS.values():
+                yield from _dotted(method, "method.")
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        part = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        yield f"{prefix}{name}"
+        if part is not None:
+            yield from _dotted(part, f"{prefix}{name}.")

@@ -20,13 +20,14 @@ from resd.loop.safe_view import SafeView
 from resd.loop.setup import Setup
 from resd.loop.state import Progress, restore_state, save_state
 from resd.loop.stream import Stream
+from resd.loop.trackers import Trackers
 from resd.loop.update import PolicyUpdate
 from resd.loop.view import RunView
 from resd.methods import make_method
 from resd.methods.base import Services, StepReport, Written
 from resd.models.load import compute_dtype, load_model
 from resd.models.save import save_model, verify_saved
-from resd.runs import RunDirectory, atomic
+from resd.runs import RunDirectory, atomic, identity
 from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, seed_everything
 from resd.tasks.registry import describe_error
@@ -93,12 +94,21 @@ class Trainer:
             setup.environment, setup.test, config.evaluation, setup.scorer
         )
         run.rewind(self.progress.step if checkpoints else -1, config.checkpoint.keep)
+        run_id = str((identity.load(run.path) or {}).get("id", run.path.name))
+        self.trackers = Trackers(config.trackers, run.path, config, run_id, warn=self.view.warn)
 
     # -- Algorithm 1 -----------------------------------------------------------------------
 
     def train(self) -> None:
         """Run to the end of the stream; evaluate, save, and leave a state that resumes."""
+        try:
+            self._train()
+        finally:
+            self.trackers.finish()
+
+    def _train(self) -> None:
         self.view.begin(self.config, self.progress.step, self.stream.steps)
+        self.trackers.start()
         for note in self.setup.notes:
             self.view.warn(note)
         if self.setup.notes:
@@ -212,7 +222,9 @@ class Trainer:
                     f"--resume {self.run.path}"
                 )
         self.progress.evaluations.append({"step": step, **result.ranked()})
-        self.run.log({"step": step, "rollouts": self.progress.totals["rollouts"], **result.row()})
+        row = {"step": step, "rollouts": self.progress.totals["rollouts"], **result.row()}
+        self.run.log(row)
+        self.trackers.log(step, row)
         self.view.evaluated(step, result)
         kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
         steps = [int(self.progress.evaluations[i]["step"]) for i in kept]
@@ -233,6 +245,7 @@ class Trainer:
         with self.clock.phase("save"):
             artifacts = self.method.artifacts(f"Playbook of {self.config.task}, step {step}")
             self.recorder.step(step, rollouts, row, artifacts)
+        self.trackers.log(step, row)
         self.view.stepped(step, row, report.lesson)
 
     def _tell_outside(self, mass: float) -> None:

@@ -13,8 +13,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from resd.config import RunConfig
+from resd.errors import one_line, terminal_safe
 from resd.loop.clock import describe_phases
 from resd.loop.evaluate import Baseline, Evaluation
 
@@ -73,7 +75,7 @@ class PlainView:
         self._say(f"step {step}  {describe(result)}")
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
 
     def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
         self._say(f"done: {path}  (model in {path / 'final'}, best step {best})")
@@ -82,7 +84,7 @@ class PlainView:
 
     @staticmethod
     def _say(text: str) -> None:
-        print(text, flush=True)
+        print(terminal_safe(text, sys.stdout), flush=True)
 
 
 class LiveView:
@@ -102,7 +104,7 @@ class LiveView:
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
-        title = f"{config.method.name} on {config.task}"
+        title = escape(one_line(f"{config.method.name} on {config.task}"))
         self._task = self._progress.add_task(title, total=steps, completed=step)
         self._live.start()
 
@@ -124,11 +126,12 @@ class LiveView:
         self._facts["accuracy"] = f"{describe(result)}  {_spark(self._history)}"
 
     def warn(self, text: str) -> None:
-        self._console.print(f"[yellow]warning[/]: {escape(text)}")
+        self._console.print(f"[yellow]warning[/]: {escape(one_line(text))}")
 
     def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
         self.close()
-        self._console.print(f"done: {path}  (model in {path / 'final'}, best step {best})")
+        text = f"done: {path}  (model in {path / 'final'}, best step {best})"
+        self._console.print(terminal_safe(text), markup=False)
 
     def close(self) -> None:
         if self._live.is_started:
@@ -137,7 +140,7 @@ class LiveView:
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for name, value in self._facts.items():
-            table.add_row(f"[dim]{name}", escape(value))
+            table.add_row(f"[dim]{name}", Text(terminal_safe(value)))
         return Group(self._progress, table)
 
 

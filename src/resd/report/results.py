@@ -14,7 +14,7 @@ from typing import Any
 from resd.compare.plan import Run
 from resd.compare.variants import Variant
 from resd.errors import UserError
-from resd.runs import read_metrics
+from resd.runs.rows import read_metrics
 
 THRESHOLD = 0.5
 _MEAN = re.compile(r"eval/mean@(\d+)")

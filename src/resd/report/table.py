@@ -14,6 +14,7 @@ from rich.text import Text
 
 from resd import __version__
 from resd.compare.plan import Run
+from resd.errors import terminal_safe
 from resd.report.results import THRESHOLD, RunResult, Summary
 
 _NONE = "-"
@@ -92,7 +93,7 @@ def _rich(summaries: Sequence[Summary], names: list[str], rows: list[list[str]])
         else:
             table.add_column(heading, min_width=7)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(terminal_safe(cell)) for cell in row))
     return table
 
 

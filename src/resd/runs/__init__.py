@@ -1,5 +1,6 @@
 """Runs on disk: layout, checkpoints, metrics, seeds."""
 
-from resd.runs.directory import RunDirectory, read_config, read_metrics
+from resd.runs.directory import RunDirectory, read_config
+from resd.runs.rows import read_metrics
 
 __all__ = ["RunDirectory", "read_config", "read_metrics"]

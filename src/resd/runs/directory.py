@@ -1,11 +1,12 @@
 """The run directory: configuration, metrics, playbook, traces, checkpoints, models.
 
-config.toml       the resolved configuration
+config.toml       the resolved configuration, its paths absolute
+identity.json     versions, task, settings and place that the run was made of, and its id
 metrics.jsonl     one line a step, one an evaluation
 notes.txt         what the environment said of itself, if anything (a sandbox that is off)
 playbook.json/md  the playbook, for programs and for people
 traces/           rollouts, reflections, curations, teacher prompts, a file a step
-checkpoints/      complete states, the newest few
+checkpoints/      complete states, the newest few, each with its checksums.json
 evaluated/        students at evaluated steps, the best few by rank sum
 best/, final/     models in Hugging Face format
 done.json         written last
@@ -16,7 +17,8 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,12 +26,17 @@ import tomli_w
 
 from resd.config import RunConfig, read_toml, validate
 from resd.errors import UserError
-from resd.runs import atomic
+from resd.runs import atomic, identity
+from resd.runs.rows import append_row, read_metrics, read_rows, write_rows
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})")
 _FOLDERS = ("checkpoints", "evaluated", "traces")
 # What a crash before the first write that counts leaves behind.
 _STILLBORN = (".lock", ".config.toml.tmp")
+
+
+class TakenError(UserError):
+    """The directory holds something already, or another process has it open."""
 
 
 class RunDirectory:
@@ -65,6 +72,7 @@ class RunDirectory:
             run._fresh, run._made = True, made
             # The first thing written: a directory that has a configuration can be resumed.
             atomic.write_text(path / "config.toml", config_text(config))
+            identity.save(path, identity.identity(config, Path.cwd()))
         except atomic.StorageError as error:
             run.discard()
             reason = getattr(error.__cause__, "strerror", None) or error
@@ -75,18 +83,112 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunDirectory, RunConfig]:
-        """Open a run to go on with it.
+    def create_numbered(cls, path: Path, config: RunConfig) -> RunDirectory:
+        """Start a run in `path`, or in `path`-2, -3, ... where that is taken.
+
+        Of two processes at once each gets a directory of its own.
 
         Raises:
-            UserError: it is no run, it is complete, or another process has it open.
+            UserError: the directory cannot be made.
+        """
+        for number in count(1):
+            place = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            try:
+                return cls.create(place, config.model_copy(update={"output": place}))
+            except TakenError:
+                continue
+        raise AssertionError("numbers have no end")
+
+    @classmethod
+    def open(
+        cls, path: Path, accept: Collection[str] = (), steps: int | None = None
+    ) -> tuple[RunDirectory, RunConfig]:
+        """Open a run to go on with it.
+
+        Args:
+            path: the directory.
+            accept: what may have changed since it was made, see `identity.check`.
+            steps: more steps than it had: it may be complete then, and is not any more.
+
+        Raises:
+            UserError: it is no run, it is complete, another process has it open, or it is not
+                what it was.
         """
         config = read_config(path)
         run = cls(path, _locked(path))
-        if run.is_complete():
+        try:
+            if steps is None and run.is_complete():
+                raise UserError(
+                    f"{path} is complete; its model is in {path / 'final'}; more steps: resd train "
+                    f"--resume {path} --train.steps N"
+                )
+            now = identity.check(path, config, accept)
+            if steps is not None:
+                config = run._extended(config, steps)
+                now["settings"] = identity.settings(config)
+            if now != identity.load(path):
+                identity.save(path, now)
+            if steps is not None:
+                atomic.write_text(path / "config.toml", config_text(config))
+                atomic.remove(path / "done.json")
+            identity.find_modules_of(path, config.task)
+        except BaseException:
             run.close()
-            raise UserError(f"{path} is complete; its model is in {path / 'final'}")
+            raise
         return run, config
+
+    def _extended(self, config: RunConfig, steps: int) -> RunConfig:
+        """The configuration with more steps.
+
+        Raises:
+            UserError: they are not more than the run had, or has done.
+        """
+        reached = max([number for number, _ in self.checkpoints()], default=0)
+        least = max(reached, config.train.steps or 0)
+        if steps < least:
+            raise UserError(
+                f"--train.steps {steps}: {self.path} has {least} steps already; steps can only be "
+                "raised"
+            )
+        train = config.train.model_copy(update={"steps": steps})
+        return config.model_copy(update={"train": train})
+
+    def set_damaged_aside(self, warn: Callable[[str], None]) -> None:
+        """Leave the newest checkpoints out that are not what was written; say so.
+
+        They are renamed, not removed: a bad cable or a lost mount may be to blame.
+
+        Raises:
+            UserError: none is left.
+        """
+        found = self.checkpoints()
+        for number, place in reversed(found):
+            problem = identity.damage(place)
+            if problem is None:
+                return
+            if number == found[0][0]:
+                raise UserError(
+                    f"checkpoint {place} is damaged ({problem}), and there is none before it: put "
+                    f"it back from a copy, or remove {place.parent} to begin from the start"
+                )
+            before = found[[n for n, _ in found].index(number) - 1][0]
+            aside = place.with_name(f"damaged-{place.name}")
+            atomic.remove(aside)
+            try:
+                place.rename(aside)
+            except OSError as error:
+                raise atomic.storage_error(place, error) from error
+            warn(
+                f"checkpoint {place} is damaged ({problem}); it is now {aside.name}, and the run "
+                f"goes on from step {before}"
+            )
+
+    def check_rows(self, warn: Callable[[str], None]) -> None:
+        """Say so if metrics.jsonl lacks something that the newest checkpoint has seen."""
+        checkpoints = self.checkpoints()
+        problem = read_rows(self.path).problem(checkpoints[-1][0] if checkpoints else 0)
+        if problem is not None:
+            warn(f"{self.path}: {problem}")
 
     def close(self) -> None:
         """Release the lock."""
@@ -95,7 +197,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Take a run that was created but never started away again; release the lock."""
         if self._fresh and not self.checkpoints():
-            for name in ("config.toml", *_STILLBORN, *_FOLDERS):
+            for name in ("config.toml", identity.NAME, *_STILLBORN, *_FOLDERS):
                 atomic.remove(self.path / name)
             if self._made:
                 atomic.remove(self.path)
@@ -109,7 +211,7 @@ class RunDirectory:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        atomic.append_line(self.path / "metrics.jsonl", json.dumps(row))
+        append_row(self.path, row)
 
     def trace(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Write the traces of a step."""
@@ -133,10 +235,8 @@ class RunDirectory:
             step: of the checkpoint that the run goes on from; -1 if there is none.
             keep: checkpoints to keep.
         """
-        metrics = self.path / "metrics.jsonl"
-        if metrics.exists():
-            rows = [row for row in read_metrics(self.path) if row["step"] <= step]
-            atomic.write_text(metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        if (self.path / "metrics.jsonl").exists():
+            write_rows(self.path, [r for r in read_metrics(self.path) if r["step"] <= step])
         for number, file in _numbered(self.path / "traces", ".jsonl"):
             if number > step:
                 atomic.barrier(f"before removing {file.name}")
@@ -155,7 +255,12 @@ class RunDirectory:
 
     def save_checkpoint(self, step: int, keep: int, fill: Callable[[Path], None]) -> None:
         """Write a checkpoint and drop all but the newest `keep`."""
-        atomic.write_directory(self._folder("checkpoints") / f"step-{step:06d}", fill)
+
+        def fill_and_sum(path: Path) -> None:
+            fill(path)
+            identity.write_checksums(path)
+
+        atomic.write_directory(self._folder("checkpoints") / f"step-{step:06d}", fill_and_sum)
         self._prune(keep)
 
     def save_evaluated(self, step: int, keep: Sequence[int], fill: Callable[[Path], None]) -> None:
@@ -210,7 +315,7 @@ def check_new(path: Path) -> None:
     if not new:
         go_on = f", or go on with it: resd train --resume {path}"
         is_run = (path / "config.toml").is_file()
-        raise UserError(
+        raise TakenError(
             f"output directory {path} is not empty; choose another with --output"
             + (go_on if is_run else "")
         )
@@ -238,21 +343,6 @@ def read_config(path: Path) -> RunConfig:
     return validate(read_toml(file), f"in {file}")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a line that a crash cut short is left out."""
-    file = path / "metrics.jsonl"
-    rows = []
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
-
-
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items()}
@@ -270,7 +360,7 @@ def _locked(path: Path) -> TextIO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise UserError(f"{path} is in use by another process; wait for it, or stop it") from None
+        raise TakenError(f"{path} is in use by another process; wait for it, or stop it") from None
     except OSError as error:
         lock.close()
         raise UserError(f"cannot lock {path}: {error.strerror}") from None

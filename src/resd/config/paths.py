@@ -1,0 +1,64 @@
+"""Paths in a configuration: relative ones are kept absolute, so that a run finds them anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resd.config.run import RunConfig
+
+# Names of models that come with the package, whatever lies in the working directory.
+_SHIPPED = ("", "lab", "smol")
+
+
+def anchored(config: RunConfig, place: Path) -> RunConfig:
+    """The configuration with its relative paths made absolute against `place`.
+
+    Task file, templates and output are paths always; a model, or an argument of the task, where
+    something lies there: `org/name` may be a hub id.
+    """
+    task_file, colon, name = config.task.rpartition(":")
+    task = config.task
+    if colon and task_file.endswith(".py"):
+        task = f"{_absolute(task_file, place)}:{name}"
+    model = config.model
+    if model.path not in _SHIPPED and _exists(model.path, place):
+        model = model.model_copy(update={"path": _absolute(model.path, place)})
+    return config.model_copy(
+        update={
+            "task": task,
+            "task_args": {key: _argument(value, place) for key, value in config.task_args.items()},
+            "model": model,
+            "templates": _path(config.templates, place),
+            "output": _path(config.output, place),
+        }
+    )
+
+
+def _path(path: Path | None, place: Path) -> Path | None:
+    return None if path is None else Path(_absolute(str(path), place))
+
+
+def _absolute(text: str, place: Path) -> str:
+    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+    return str(path if path.is_absolute() else place / path)
+
+
+def _exists(text: str, place: Path) -> bool:
+    try:
+        return Path(_absolute(text, place)).exists()
+    except (OSError, ValueError):  # too long, or with a null byte: no path
+        return False
+
+
+def _argument(value: Any, place: Path) -> Any:
+    """An argument of a task: a text that looks like a path, and is one, becomes absolute."""
+    if isinstance(value, Mapping):
+        return {key: _argument(item, place) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_argument(item, place) for item in value]
+    # A bare word names a dialect or a split far more often than a file.
+    if isinstance(value, str) and ("/" in value or Path(value).suffix) and _exists(value, place):
+        return _absolute(value, place)
+    return value
