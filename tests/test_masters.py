@@ -105,7 +105,7 @@ def test_movement_that_is_rounded_away_is_said_once(narrow: bool) -> None:
         assert said == []
 
 
-@pytest.mark.parametrize("train", [{"warmup_steps": 10}, {"weight_decay": 0.5}, {"lr": 1e-2}])
+@pytest.mark.parametrize("train", [{"warmup_steps": 10}, {"weight_decay": 500.0}, {"lr": 1e-2}])
 def test_healthy_movement_is_not_warned_of(train: dict[str, Any]) -> None:
     said: list[str] = []
     for compute in (None, torch.bfloat16):

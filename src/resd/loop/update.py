@@ -114,7 +114,8 @@ class PolicyUpdate:
         width = max(len(s.response_ids) for s in samples if s is not None)
         mask = torch.zeros(len(samples), width, dtype=torch.bool)
         for i, sample in enumerate(samples):
-            mask[i, : len(sample.response_ids) if sample else 1] = True
+            if sample is not None:
+                mask[i, : len(sample.response_ids)] = True
         weights = token_weights(
             mask,
             torch.tensor([sample is not None for sample in samples]),
