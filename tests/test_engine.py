@@ -192,8 +192,7 @@ def test_log_probs_are_the_trainers_whatever_the_sampling(model: Any, sampling: 
 def test_limits_are_each_requests_own(model: Any) -> None:
     limits = [1, 3, 7, 2]
     asked = [
-        replace(r, sampling=Sampling(1.0, 1.0, n))
-        for r, n in zip(requests(4), limits, strict=True)
+        replace(r, sampling=Sampling(1.0, 1.0, n)) for r, n in zip(requests(4), limits, strict=True)
     ]
     never = engine(model, end_ids=[VOCABULARY - 1], pad_id=PAD)
     for request, limit, done in zip(asked, limits, never.generate(asked), strict=True):
@@ -250,7 +249,11 @@ OWN: dict[str, dict[str, Any]] = {
     "other cut-offs": {"do_sample": True, "typical_p": 0.2, "epsilon_cutoff": 0.2},
     "penalties": {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
     "encoder": {"encoder_repetition_penalty": 4.0, "encoder_no_repeat_ngram_size": 1},
-    "lengths": {"min_length": 30, "min_new_tokens": 8, "exponential_decay_length_penalty": (1, 9.0)},
+    "lengths": {
+        "min_length": 30,
+        "min_new_tokens": 8,
+        "exponential_decay_length_penalty": (1, 9.0),
+    },
     "max_length": {"max_length": 5},
     "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 3.0},
     "suppressed": {"suppress_tokens": [2, 3, 4], "begin_suppress_tokens": [5, 6, 7, 8]},
