@@ -13,11 +13,11 @@ import random
 import signal
 import sys
 import time
-import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import tomllib
 from cosmic_ray.commands import init
 from cosmic_ray.mutating import use_mutation
 from cosmic_ray.plugins import get_operator
