@@ -180,3 +180,11 @@ def test_a_baseline_that_raises_is_the_tasks_mistake() -> None:
 
     with pytest.raises(UserError, match="baseline 'bad' failed: TypeError"):
         baselines(Wrong())
+
+
+def test_baselines_stand_beside_the_result() -> None:
+    known = {"half": Baseline(0.0, 0.5)}
+    sampler = Sampler(Script(["P"]), None, lambda m: [0], Scorer(World()), MOST, 0)  # type: ignore
+    result = evaluate(sampler, examples(1), EvalConfig(samples=1), 7, 3, known)
+    assert result.baselines == known
+    assert judged(["P"]).baselines == {}
