@@ -160,8 +160,8 @@ def find_class(task: str) -> type[Any]:
     if not colon or not place or not name:
         known = ", ".join([*BUILT_IN, *(f"{adapter}:NAME" for adapter in ADAPTERS)])
         raise UserError(
-            f"unknown task {task!r}{close_to(task, [*BUILT_IN, *ADAPTERS])}; built in: {known}; your own: path/to/file.py:Class or "
-            "module:Class"
+            f"unknown task {task!r}{close_to(task, [*BUILT_IN, *ADAPTERS])}; built in: {known}; "
+            "your own: path/to/file.py:Class or module:Class"
         )
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     cls = getattr(module, name, None)
