@@ -14,7 +14,6 @@ from resd import config as config_module
 from resd.config import (
     METHODS,
     GrpoConfig,
-    PlaybookConfig,
     ResdConfig,
     RunConfig,
     SdpoConfig,
@@ -24,6 +23,7 @@ from resd.config import (
     read_toml,
     validate,
 )
+from resd.context import PlaybookConfig
 from resd.errors import UserError
 from resd.runs.directory import config_text, read_config
 

@@ -202,6 +202,7 @@ def test_a_change_is_named_and_refused_unless_it_is_meant(
         (run / "identity.json").write_bytes(before)
         open_and_close(run, (key,))
     open_and_close(run)  # what was accepted once is the run from now on
+    assert identity.load(run)["id"] == json.loads(before)["id"]  # type: ignore[index]
 
 
 def test_several_changes_need_a_word_each(run: Path) -> None:

@@ -152,8 +152,7 @@ config = load_config(None, [("model.path", "m")])
 trackers = Trackers([name], place, config, "0123456789abcdef", warn=said.append, seconds=120)
 trackers.start()
 for step in range(first, first + 2):
-    odd = {"env/a [b] (c) @é\\x1b": 1, "env/../x": float("nan")}
-    row = {"step": step, "rollout/passed": 0.5, **odd}
+    row = {"step": step, "rollout/passed": 0.5, "env/../x": float("nan"), "env/a [b] @é\\x1b": 1}
     trackers.log(step, row)
 trackers.finish()
 assert not said, said
