@@ -26,6 +26,7 @@ from resd.loop.view import RunView
 from resd.methods import make_method
 from resd.methods.base import Services, StepReport, Written
 from resd.models.load import compute_dtype, load_model
+from resd.models.lora import left_out
 from resd.models.save import save_model, verify_saved
 from resd.runs import RunDirectory, atomic, identity
 from resd.runs.ranking import best_indices
@@ -61,6 +62,12 @@ class Trainer:
         self.stream = Stream(setup.train, config.train, config.seed)
         # A teacher that does not move starts from the model the run started from.
         self.model = load_model(config.model)
+        fused = left_out(self.model)
+        if fused:
+            self.view.warn(
+                f"model.lora: fused experts get no adapter ({', '.join(fused)}); "
+                "name them in model.lora.target_modules to train them"
+            )
         self.masters = Masters(self.model, compute_dtype(config.model))
         engine = engine or make_engine(self.model, setup)
         self.sampler = Sampler(
