@@ -108,6 +108,17 @@ def test_a_mangled_command_line_is_refused(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [(LONG, "name too long"), ("a\0b", "holds a null byte"), ("\udcff", "is not UTF-8 text")],
+)
+def test_words_that_are_no_path(word: str, wanted: str, here: Path, capsys: Capture) -> None:
+    commands = [["playbook", "show"], ["train", "--resume"], ["train"]]
+    for words in commands if word == LONG else [*commands, ["eval"], ["tasks", "check"]]:
+        assert main([*words, word]) == 2
+        assert wanted in capsys.readouterr().err
+
+
 FILES: dict[str, bytes] = {
     "deep": b"a = " + b"[" * 5000 + b"]" * 5000,
     "deep tables": b"[" + b".".join([b"a"] * 3000) + b"]\nb = 1",
