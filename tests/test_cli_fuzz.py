@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import resd.loop.trainer  # noqa: F401  (imported later it would keep what `here` patches)
 from resd.cli import main
 from resd.config import load_config
 from resd.errors import UserError, one_line, terminal_safe
