@@ -445,7 +445,7 @@ def test_a_task_file(name: str, refused: Callable[..., str], env: Callable[[str]
 @pytest.mark.parametrize(
     ("task", "wanted"),
     [
-        ("nowhere.py:Env", "task file nowhere.py does not exist"),
+        ("nowhere.py:Env", "nowhere.py does not exist"),
         ("nowhere.module:Env", "task module nowhere.module cannot be imported"),
         ("json:Env", "no class Env in json"),
         ("env.py", "unknown task 'env.py'"),
@@ -548,21 +548,15 @@ def test_an_environment_that_fails_on_everything_stops_the_run_and_it_can_go_on(
 
 
 def test_an_interrupt_is_said_and_the_run_can_go_on(
-    train_words: Words, env: Callable[[str], str], tmp_path: Path, capsys: Capture
+    train_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    task = env(
-        method(
-            "evaluate",
-            f"import pathlib\n        flag = pathlib.Path({str(tmp_path / 'flag')!r})\n"
-            "        if example.id.startswith('train') and response and flag.exists():\n"
-            "            raise KeyboardInterrupt\n"
-            "        return super().evaluate(example, response)",
-        )
-    )
-    (tmp_path / "flag").touch()
-    assert main(train_words(task=task, train__steps=1)) == 130
+    def interrupted(self: Any, batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resd.loop.trainer.Trainer._one_step", interrupted)
+        assert main(train_words(train__steps=1)) == 130
     assert "--resume" in one_line(capsys)
-    (tmp_path / "flag").unlink()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
 
 
@@ -628,7 +622,7 @@ def test_empty_responses(
     monkeypatch.setattr(
         HFEngine,
         "generate",
-        lambda self, prompts, sampling: [Completion(ids, "", "stop")] * len(prompts),
+        lambda self, requests: [Completion(ids, "", "stop")] * len(requests),
     )
     counts = trained(train_words(name), tmp_path / "run")
     expected = "count/nothing_to_say" if name == "grpo" else "count/empty_response"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import resd.loop.trainer  # noqa: F401  (imported later it would keep what `here` patches)
 from resd.cli import main
 from resd.config import load_config
 from resd.errors import UserError, one_line, terminal_safe
@@ -106,6 +107,17 @@ def test_a_mangled_command_line_is_refused(
         assert error.count("\n") == 1, error
         assert error.startswith("resd: ")
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [(LONG, "name too long"), ("a\0b", "holds a null byte"), ("\udcff", "is not UTF-8 text")],
+)
+def test_words_that_are_no_path(word: str, wanted: str, here: Path, capsys: Capture) -> None:
+    commands = [["playbook", "show"], ["train", "--resume"], ["train"]]
+    for words in commands if word == LONG else [*commands, ["eval"], ["tasks", "check"]]:
+        assert main([*words, word]) == 2
+        assert wanted in capsys.readouterr().err
 
 
 FILES: dict[str, bytes] = {

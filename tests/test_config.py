@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from resd import config as config_module
 from resd.config import (
     METHODS,
     GrpoConfig,
@@ -23,6 +22,7 @@ from resd.config import (
     read_toml,
     validate,
 )
+from resd.config import load as load_module
 from resd.context import PlaybookConfig
 from resd.errors import UserError
 from resd.runs.directory import config_text, read_config
@@ -122,7 +122,7 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         by_method.grpo = { train = { lr = 5.0 }, method = { rollouts = 3 } }
         """
     )
-    monkeypatch.setattr(config_module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(load_module.resources, "files", lambda package: tmp_path)
     return tmp_path
 
 

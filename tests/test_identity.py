@@ -339,6 +339,13 @@ def test_steps_that_cannot_be(steps: str, run: Path, capsys: Capture) -> None:
     assert (run / "config.toml").read_bytes() == before
 
 
+def test_a_run_that_breaks_off_again_keeps_its_new_steps(run: Path) -> None:
+    (run / "done.json").write_text("{}")
+    assert open_and_close(run, steps=4).train.steps == 4
+    assert not (run / "done.json").exists()
+    assert open_and_close(run).train.steps == 4
+
+
 # -- two at once ----------------------------------------------------------------------------------
 
 

@@ -108,7 +108,12 @@ def test_a_tracker_that_hangs_holds_nothing(where: str, tmp_path: Path) -> None:
 
 def test_a_call_over_its_time_is_left_alone(tmp_path: Path) -> None:
     end, said = threading.Event(), []
-    fake = Fake(log=end.wait)
+
+    def hang() -> None:
+        end.wait()
+        raise ValueError("and then it fails")
+
+    fake = Fake(log=hang)
     trackers = Trackers(
         ["wandb"], tmp_path, CONFIG, "", warn=said.append, seconds=0.05, make=lambda *_: fake
     )
@@ -134,6 +139,13 @@ def test_names_for_mlflow_are_valid_and_stay_apart(names: list[str]) -> None:
         assert re.fullmatch(r"[\w\-. /]{1,250}", name, re.ASCII)
         assert posixpath.normpath(name) == name
         assert not name.startswith(("/", ".."))
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/./b", "a/../b", "/a", "..", ".", "a/", "x" * 999])
+def test_paths_are_no_names_for_mlflow(name: str) -> None:
+    (found,) = mlflow_names({name: 1.0})
+    assert "/" not in found
+    assert len(found) <= 250
 
 
 def test_plain_names_for_mlflow_stay() -> None:
