@@ -138,11 +138,12 @@ class EmaTeacher:
         self.rate = rate
         self._peft = is_peft(student)
         self._model = student if self._peft else _detached_copy(student)
+        trained = {name for name, weight in student.named_parameters() if weight.requires_grad}
         # Where the weights already are float32, the copy's own tensors hold the average.
         self._average = {
             name: _widened(parameter.detach(), always_copy=self._peft)
             for name, parameter in self._model.named_parameters()
-            if parameter.is_floating_point() and (parameter.requires_grad or not self._peft)
+            if name in trained and parameter.is_floating_point()
         }
         if not self._average:
             raise ValueError("the student has no parameter to average")
