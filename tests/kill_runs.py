@@ -145,6 +145,8 @@ def snapshot(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
+        if file.name in ("identity.json", "checksums.json"):
+            continue  # the one names the run, the other the bytes of what is compared below
         if file.is_dir():
             found[name] = "directory"
         elif file.name == "state.pt":
@@ -253,7 +255,8 @@ class Plan:
         said = f"status {status} at {at}: {err[-2000:]}"
         if "Traceback" in err:
             return [said]
-        refused = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 2 and err.count("\n") == 1
+        refusals = [line for line in err.splitlines() if not line.startswith("warning: ")]
+        refused = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 2 and len(refusals) == 1
         if done:
             # A fault after the last write that counts is none; going on is refused.
             return [] if status in (0, signal.SIGKILL) or refused else [said]

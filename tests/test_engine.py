@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from resd.engines import HFEngine, Request, Sampling
 from resd.engines.base import left_pad
@@ -22,13 +32,15 @@ VOCABULARY, END, PAD = 12, 0, 1
 FREE = Sampling(1.0, 1.0, 8)
 
 
-class Letters:
-    """As much of a tokenizer as an engine needs: token 3 is `d`."""
-
-    eos_token_id, pad_token_id = END, PAD
-
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
-        return "".join(chr(ord("a") + token) for token in ids if token > PAD)
+def letters(end: int = END) -> PreTrainedTokenizerFast:
+    """A tokenizer of letters: token 3 is `d`."""
+    names = [chr(ord("a") + token) for token in range(VOCABULARY)]
+    words = WordLevel({name: token for token, name in enumerate(names)}, unk_token=names[PAD])
+    backend = Tokenizer(words)
+    backend.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=names[end], pad_token=names[PAD]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +65,26 @@ def model() -> Any:
     return made.eval()
 
 
-def engine(model: Any, batch_size: int = 64, context: int = 64, **over: Any) -> HFEngine:
-    return HFEngine(model, Letters(), batch_size, context, **over)  # type: ignore[arg-type]
+def engine(model: Any, batch_size: int = 64, context: int = 64, end: int = END) -> HFEngine:
+    return HFEngine(model, letters(end), batch_size, context)
+
+
+@contextmanager
+def generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """The model with another generation config for a while."""
+    model.generation_config, before = config, model.generation_config
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+@pytest.fixture
+def endless(model: Any) -> Any:
+    """The same model, whose files name no end token: only the tokenizer's is one."""
+    made = copy.deepcopy(model)
+    made.config.eos_token_id = made.generation_config.eos_token_id = None
+    return made
 
 
 def requests(number: int = 12, sampling: Sampling = FREE) -> list[Request]:
@@ -189,12 +219,12 @@ def test_log_probs_are_the_trainers_whatever_the_sampling(model: Any, sampling: 
 # -- where a response ends ------------------------------------------------------------------------
 
 
-def test_limits_are_each_requests_own(model: Any) -> None:
+def test_limits_are_each_requests_own(endless: Any) -> None:
     limits = [1, 3, 7, 2]
     asked = [
         replace(r, sampling=Sampling(1.0, 1.0, n)) for r, n in zip(requests(4), limits, strict=True)
     ]
-    never = engine(model, end_ids=[VOCABULARY - 1], pad_id=PAD)
+    never = engine(endless, end=VOCABULARY - 1)
     for request, limit, done in zip(asked, limits, never.generate(asked), strict=True):
         if done.finish_reason == "length":
             assert len(done.token_ids) == limit
@@ -205,22 +235,21 @@ def test_limits_are_each_requests_own(model: Any) -> None:
 def test_a_response_ends_with_any_of_the_end_tokens(model: Any) -> None:
     asked = [replace(requests(1)[0], seed=seed) for seed in range(60)]
     ends = (END, 7)
-    done = engine(model, end_ids=ends).generate(asked)
+    done = engine(model, end=7).generate(asked)
     assert {c.token_ids[-1] for c in done if c.finish_reason == "stop"} == set(ends)
     for completion in done:
         *before, last = completion.token_ids
         assert not set(before) & set(ends)
         assert (completion.finish_reason == "stop") == (last in ends)
-        assert completion.text == Letters().decode(completion.token_ids) == completion.answer
+        spoken = [token for token in completion.token_ids if token not in (*ends, PAD)]
+        wanted = "".join(chr(ord("a") + token) for token in spoken)
+        assert completion.text == wanted == completion.answer
 
 
 def test_the_models_own_end_tokens_count(model: Any) -> None:
     with_two = GenerationConfig(eos_token_id=[END, 5], pad_token_id=PAD)
-    model.generation_config, before = with_two, model.generation_config
-    try:
+    with generation_config(model, with_two):
         done = engine(model).generate([replace(requests(1)[0], seed=s) for s in range(40)])
-    finally:
-        model.generation_config = before
     assert {c.token_ids[-1] for c in done if c.finish_reason == "stop"} == {END, 5}
 
 
@@ -233,8 +262,8 @@ def test_an_end_token_just_at_the_limit_is_an_end(model: Any) -> None:
             assert same(engine(model).generate([exact])[0], done)
 
 
-def test_the_context_is_a_limit_too(model: Any) -> None:
-    never = engine(model, context=9, end_ids=[PAD], pad_id=PAD)
+def test_the_context_is_a_limit_too(endless: Any) -> None:
+    never = engine(endless, context=9, end=PAD)
     (done,) = never.generate([Request((3, 4, 5, 6), FREE, 2)])
     assert len(done.token_ids) <= 5
     with pytest.raises(ValueError, match="fills the whole context"):
@@ -275,12 +304,9 @@ def test_no_field_of_the_models_generation_config_changes_a_token(model: Any, na
     own = GenerationConfig(eos_token_id=END, pad_token_id=PAD)
     for key, value in OWN[name].items():
         setattr(own, key, value)
-    model.generation_config, before = own, model.generation_config
-    try:
+    with generation_config(model, own):
         assert engine(model).generate(requests()) == wanted
         assert model.generation_config is own  # it is saved with the model
-    finally:
-        model.generation_config = before
 
 
 # -- the rest -------------------------------------------------------------------------------------

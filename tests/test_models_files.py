@@ -13,7 +13,7 @@ import torch
 from families import CHATML, CHATML_TOKENS, tokenizer, turns
 
 from resd.config import LoraConfig, ModelConfig
-from resd.engines import HFEngine, Sampling
+from resd.engines import HFEngine, Request, Sampling
 from resd.engines.tokens import end_of_turn, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.models.batch import response_logits
@@ -69,11 +69,12 @@ def test_no_field_of_the_generation_config_changes_the_policy(
     kind: str, file: str, place: Path, tmp_path: Path
 ) -> None:
     tok = load_tokenizer(str(place))
-    prompts, sampling = [[5, 6, 7], [9] * 6], Sampling(1.0, 1.0, 8, 0)
-    plain = HFEngine(student(place), tok, 4, 64).generate(prompts, sampling)
+    sampling = Sampling(1.0, 1.0, 8)
+    asked = [Request((5, 6, 7), sampling, 0), Request((9,) * 6, sampling, 1)]
+    plain = HFEngine(student(place), tok, 4, 64).generate(asked)
     change(place / file, **ODD[kind])
     model = student(place)
-    assert HFEngine(model, tok, 4, 64).generate(prompts, sampling) == plain
+    assert HFEngine(model, tok, 4, 64).generate(asked) == plain
     model.save_pretrained(tmp_path / "again")
     saved = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert not saved.keys() & ODD[kind].keys() or all(
@@ -96,7 +97,8 @@ def test_the_cache_is_used_whatever_the_config_says(place: Path) -> None:
     change(place / "generation_config.json", use_cache=False)
     model, seen = student(place), []
     model.get_input_embeddings().register_forward_hook(lambda m, a, o: seen.append(a[0].shape[1]))
-    HFEngine(model, load_tokenizer(str(place)), 4, 64).generate([[5] * 30], Sampling(1, 1, 8, 0))
+    asked = [Request((5,) * 30, Sampling(1.0, 1.0, 8), 0)]
+    HFEngine(model, load_tokenizer(str(place)), 4, 64).generate(asked)
     assert sum(seen) < 40
 
 

@@ -11,7 +11,7 @@ import transformers
 from families import ARCHITECTURES, build
 
 from resd.config import LoraConfig, ModelConfig
-from resd.engines import HFEngine, Sampling
+from resd.engines import HFEngine, Request, Sampling
 from resd.errors import UserError
 from resd.models.batch import response_logits
 from resd.models.load import load_model, load_tokenizer
@@ -80,7 +80,9 @@ def check_batches(model: Any) -> None:
 def check_generation(model: Any, tokenizer: Any) -> None:
     """Greedy tokens are the likeliest of the forward pass that is trained on."""
     engine = HFEngine(model, tokenizer, 4, 128)
-    done = [c.token_ids for c in engine.generate(PROMPTS, Sampling(0.0, 1.0, 6, 0))]
+    sampling = Sampling(0.0, 1.0, 6)
+    requests = [Request(tuple(prompt), sampling, seed) for seed, prompt in enumerate(PROMPTS)]
+    done = [completion.token_ids for completion in engine.generate(requests)]
     model.eval()
     for prompt, tokens in zip(PROMPTS, done, strict=True):
         logits = response_logits(model, [prompt], [tokens], 0)[0]

@@ -75,7 +75,7 @@ class TestKilled:
 
 class TestKilledOtherwise:
     def test_resumptions_methods_and_system_calls(self, carry_out: CarryOut) -> None:
-        lora = {"model__lora__rank": 4, "model__lora__dropout": 0.1, "train__lr": 0.05}
+        lora = {"model__lora__rank": 4, "train__lr": 0.05}
         sparse = {
             "checkpoint__every": 2,
             "checkpoint__keep": 3,

@@ -188,6 +188,7 @@ def test_the_reflector_writes_with_its_own_weights(run: Make, reflector: str) ->
         "resd",
         method__reflector=reflector,
         method__teacher__kind="frozen",
+        method__reflection_temperature=0.6,  # tells its calls from rollouts, at 1.0
         evaluation__at_start=False,
         evaluation__temperature=0.5,
     )

@@ -60,7 +60,7 @@ class PlainComparisonView:
 
     def failed(self, run: Run, reason: str) -> None:
         """Print why."""
-        self._line(run, f"FAILED: {reason} (see {self._logs / run.name}.err)")
+        self._line(run, one_line(f"FAILED: {reason} (see {self._logs / run.name}.err)"))
 
     def close(self) -> None:
         """Nothing was taken."""
@@ -68,8 +68,8 @@ class PlainComparisonView:
     def _line(self, run: Run, text: str) -> None:
         self._done += 1
         self._began.pop(run.name, None)
-        line = f"[{self._done}/{self._total}] {run.name}  {text}"
-        self._console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
+        line = f"[{self._done}/{self._total}] {one_line(run.name)}  {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _spent(self, run: Run) -> float:
         return time.monotonic() - self._began.get(run.name, time.monotonic())

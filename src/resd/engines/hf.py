@@ -121,7 +121,9 @@ class HFEngine:
         if request is not None and len(ids) > request.sampling.max_new_tokens:
             ids, end = ids[: request.sampling.max_new_tokens], None
         prompt = request.prompt_ids if request is not None else ()
-        read = self._reader.read(prompt, ids, end is not None)
+        # An end token is no part of the text, whether its tokenizer calls it special or not.
+        said = ids if end is None else ids[:-1]
+        read = self._reader.read(prompt, said, end is not None)
         return Completion(
             token_ids=tuple(ids),
             text=read.text,
