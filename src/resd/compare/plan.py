@@ -15,7 +15,7 @@ from resd.compare.variants import Variant, check_seeds, check_variants
 from resd.config import RunConfig, load_config, read_toml
 from resd.config.paths import anchored
 from resd.errors import UserError
-from resd.runs import atomic, read_config
+from resd.runs import atomic, identity, read_config
 from resd.runs.directory import is_new
 
 _OURS = {"seed": "--seeds", "output": "--output"}
@@ -159,18 +159,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     """Dotted settings that make a run what it is: all but where it lies."""
     values = config.model_dump(mode="json")
     del values["output"]
-    return dict(_flat(values, ""))
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    """Dotted keys; what is None is left out, as in a run's config.toml."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            rows.append((f"{prefix}{key}", value))
-    return rows
+    return dict(identity.flat(values))
 
 
 def _difference(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import jinja2.sandbox
@@ -54,10 +55,18 @@ class Templates:
         )
         self._environment.filters["fenced"] = fenced
         self._shown: dict[tuple[str, str], bool] = {}
-        sample = [Entry("misc-00001", "a lesson")]
+        # With everything, with nothing, and with each section missing.
+        full: dict[str, Any] = {
+            "playbook": [Entry("misc-00001", "a lesson")],
+            "trial": "a trial",
+            "feedback": "feedback",
+            "reflection": Reflection("what went wrong", "what to do"),
+            "solution": "a solution",
+        }
+        without = [{k: v for k, v in full.items() if k != left_out} for left_out in full]
         for name in NAMES:
-            self.render(name, "question", sample, "trial", "feedback", Reflection("a"), "solution")
-            self.render(name, "question")
+            for sections in (full, {}, *without):
+                self.render(name, "a question", **sections)
 
     def render(
         self,

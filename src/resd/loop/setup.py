@@ -11,13 +11,10 @@ from typing import Any
 from resd.config import DistillConfig, ResdConfig, RunConfig
 from resd.context import (
     ContextBudgets,
-    Entry,
     PromptBuilder,
-    Reflection,
     TemplateError,
     Templates,
 )
-from resd.context.templates import NAMES as TEMPLATE_NAMES
 from resd.errors import UserError
 from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
@@ -116,29 +113,12 @@ def load_templates(config: RunConfig, environment: Environment) -> Templates:
     directories = [Path(place) for place in (config.templates, own) if place is not None]
     try:
         templates = Templates(directories)
-        _try_sections(templates)
     except TemplateError as error:
         raise UserError(f"templates: {error}") from None
     except Exception as error:  # a file that is no text, a template that divides by zero
         where = ", ".join(map(str, directories))
         raise UserError(f"templates: one in {where} fails: {describe_error(error)}") from None
     return templates
-
-
-def _try_sections(templates: Templates) -> None:
-    """Render every template with nothing, with everything, and with each section missing."""
-    full: dict[str, Any] = {
-        "playbook": [Entry("misc-00001", "a lesson")],
-        "trial": "a trial",
-        "feedback": "feedback",
-        "reflection": Reflection("what went wrong", "what to do"),
-        "solution": "a solution",
-    }
-    for name in TEMPLATE_NAMES:
-        templates.render(name, "a question")
-        templates.render(name, "a question", **full)
-        for left_out in full:
-            templates.render(name, "a question", **{k: v for k, v in full.items() if k != left_out})
 
 
 def _probe(scorer: Scorer, example: Example, task: str) -> None:

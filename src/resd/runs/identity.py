@@ -64,7 +64,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     del values["output"]
     # Through JSON and back: tuples become lists, as they are read from the file.
-    return dict(_flat(json.loads(json.dumps(values)), ""))
+    return dict(flat(json.loads(json.dumps(values)), ""))
 
 
 def task_digest(task: str, place: Path) -> str | None:
@@ -247,11 +247,12 @@ def _shown(value: Any) -> str:
     return "not set" if value is None else json.dumps(value)[:60]
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys; what is None is left out, as in a run's config.toml."""
     rows: list[tuple[str, Any]] = []
     for key, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
         elif value is not None:
             rows.append((f"{prefix}{key}", value))
     return rows
