@@ -34,6 +34,7 @@ def carry_out(tiny_model: Path, tmp_path: Path) -> CarryOut:
             place = tmp_path / f"plan{number}"
             place.mkdir()
             over = item.pop("over")
+            over.setdefault("rollout__env_mode", "thread")
             item["settings"] = tiny.eventful_settings(tiny_model, place, item["method"], **over)
             item["place"] = str(place)
         file = tmp_path / "plans.json"
@@ -85,7 +86,7 @@ class TestKilledOtherwise:
         }
         carry_out(
             plan([["renamed step"], ["before trashing step"], ["written done.json"]]),
-            plan([[0.3, 1], [0.5, 5, 4, 0.2], [0.97, 2, 2]]),
+            plan([[0.3, 1], [0.5, 5, 4, 0.2], [0.97, 2, 2]], rollout__env_mode="process"),
             plan([[1], [3], [5], *spread(5)], unit="system_call"),
             plan([[0.3], [0.6], [0.8, 0.1]], **sparse),
             plan([[0.15], [0.5], [0.85, 0.1]], **lora),
@@ -98,7 +99,7 @@ class TestKilledOtherwise:
 class TestDiskFull:
     def test_at_writes(self, carry_out: CarryOut) -> None:
         """One line, exit code 2, and the run goes on from there once there is room."""
-        carry_out(plan("kinds", fault="full"))
+        carry_out(plan(spread(10), fault="full"))
 
     def test_twice(self, carry_out: CarryOut) -> None:
         carry_out(plan([[0.4, 2], [0.6, 0.2]], fault="full"))

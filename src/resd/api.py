@@ -89,6 +89,8 @@ def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
             run.discard()
             raise
         trainer.train()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; go on with resd train --resume {run.path}") from None
     finally:
         shown.close()
         run.close()

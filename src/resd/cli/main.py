@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except (UserError, TemplateError) as error:
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("resd: stopped; go on with resd train --resume RUN", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"resd: stopped{one_line(str(error))}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
