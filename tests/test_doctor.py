@@ -38,7 +38,7 @@ def settings(place: Path, **over: Any) -> RunConfig:
     values: dict[str, Any] = {
         "model": {"path": str(place), "max_context": 256},
         "rollout": {"max_prompt_tokens": 100, "max_new_tokens": 50, "batch_size": 3},
-        "train": {"micro_batch_size": 2},
+        "train": {"micro_batch_tokens": 80},
         "method": {"name": "sdpo", "teacher": {"kind": "ema"}},
     }
     for key, value in over.items():

@@ -120,11 +120,11 @@ def test_movement_is_checked_at_the_first_step_that_is_taken() -> None:
     model = qwen(dtype=torch.bfloat16)
     update = fakes.policy_update(model, "grpo", {"lr": 1e-6}, warn=said.append)
     method: Any = update.method
-    loss = method.token_loss
-    method.token_loss = lambda micro, logits, report: loss(micro, logits, report) * float("nan")
+    loss = method.per_token
+    method.per_token = lambda micro, logits, report: loss(micro, logits, report) * float("nan")
     update.run(samples(), StepReport())
     assert said == []
-    method.token_loss = loss
+    method.per_token = loss
     update.run(samples(), StepReport())
     assert len(said) == 1
 
@@ -285,7 +285,7 @@ def test_the_teacher_of_a_batch_is_asked_once_if_it_does_not_move(
     monkeypatch: pytest.MonkeyPatch, compute: torch.dtype | None
 ) -> None:
     def rows(kind: str) -> tuple[int, dict[str, torch.Tensor]]:
-        train = {"updates_per_batch": 3, "micro_batch_size": 2}
+        train = {"updates_per_batch": 3, "micro_batch_tokens": 80}
         update = fakes.policy_update(
             qwen(), "resd", train, compute, shake=0.02, teacher={"kind": kind, "rate": 0.5}
         )

@@ -11,8 +11,7 @@ from books import confirmed, holding
 from fakes import rollout
 
 from resd.context import Entry, Playbook, Reflection, Sections
-from resd.methods.base import MicroBatch, Notes, StepReport
-from resd.models.batch import align
+from resd.methods.base import Notes, StepReport, Tokens
 from resd.types import Rollout, TrainingSample
 
 DISTILLATION = ("resd", "sdpo", "sdpo_ss")
@@ -273,16 +272,13 @@ def test_grpo_leaves_out_what_the_environment_failed_on() -> None:
 def test_grpo_clips_its_ratio_on_each_side_by_its_own_bound() -> None:
     """Of a ratio beyond its bound nothing is to be gained, and no gradient comes."""
     made = fakes.method("grpo", clip_low=0.2, clip_high=0.28)
-    log_probs = torch.tensor([1.5, 0.5, 1.25, 0.9]).log()[:, None].requires_grad_()
-    made_samples = [TrainingSample((1,), (2,), advantage=a) for a in (1.0, -2.0, 1.0, -2.0)]
-    micro = MicroBatch(
-        made_samples, align([(2,)] * 4, 0, log_probs.device), log_probs, torch.zeros(4, 1), 0, {}
-    )
-    loss = made.token_loss(micro, torch.zeros(4, 1, 3), {})
-    assert loss[:, 0].tolist() == pytest.approx([-1.28, 1.6, -1.25, 1.8])
+    log_probs = torch.tensor([1.5, 0.5, 1.25, 0.9]).log().requires_grad_()
+    tokens = Tokens(log_probs, torch.zeros(4), torch.tensor([1.0, -2.0, 1.0, -2.0]))
+    loss = made.per_token(tokens, torch.zeros(4, 3), {})
+    assert loss.tolist() == pytest.approx([-1.28, 1.6, -1.25, 1.8])
     loss.sum().backward()
     assert log_probs.grad is not None
-    assert log_probs.grad[:, 0].tolist() == pytest.approx([0.0, 0.0, -1.25, 1.8])
+    assert log_probs.grad.tolist() == pytest.approx([0.0, 0.0, -1.25, 1.8])
 
 
 # -- what is kept ---------------------------------------------------------------------------------

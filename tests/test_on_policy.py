@@ -44,17 +44,17 @@ def test_no_dropout_in_the_policy_update(method: str, checkpointing: bool) -> No
     model = gpt2(checkpointing)
     batch = with_log_probs(model, samples(4))
     blocks = Calls(model.transformer.h[0].attn)
-    train = {"updates_per_batch": 3, "micro_batch_size": 16}
+    train = {"updates_per_batch": 3, "micro_batch_tokens": 100_000}
     update = fakes.policy_update(model, method, train)
     seen: list[torch.Tensor] = []
     made: Any = update.method
-    real = made.token_loss
+    real = made.per_token
 
     def watched(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
         seen.append((micro.log_probs - micro.old_log_probs).detach())
         return real(micro, logits, report)
 
-    made.token_loss = watched
+    made.per_token = watched
     update.optimizer.step = lambda: None  # type: ignore[method-assign,assignment,return-value]
     report = StepReport()
     update.run(batch, report)

@@ -217,7 +217,7 @@ def test_sizes_and_workers_change_no_token_and_no_lesson(run: Make) -> None:
         )
 
     plain = go()
-    other = go(rollout__batch_size=3, train__micro_batch_size=3, rollout__env_workers=2)
+    other = go(rollout__batch_size=3, train__micro_batch_tokens=60, rollout__env_workers=2)
     assert [c.token_ids for c in plain.engine.answers] == [
         c.token_ids for c in other.engine.answers
     ]

@@ -71,8 +71,8 @@ def test_the_gradient_does_not_depend_on_micro_batches(
 ) -> None:
     config = {"aggregation": aggregation}
     one, three, all_ = (
-        gradient(make(method, {"micro_batch_size": size}, **config), samples())
-        for size in (1, 3, 16)
+        gradient(make(method, {"micro_batch_tokens": size}, **config), samples())
+        for size in (1, 120, 100_000)
     )
     assert one.norm() > 1e-4
     for other in (three, all_):
@@ -84,17 +84,19 @@ def test_the_gradient_does_not_depend_on_micro_batches(
 )
 def test_nor_with_other_divergences(make: Make, over: dict[str, Any]) -> None:
     one, all_ = (
-        gradient(make("sdpo", {"micro_batch_size": s}, **over), samples()) for s in (1, 16)
+        gradient(make("sdpo", {"micro_batch_tokens": s}, **over), samples()) for s in (1, 100_000)
     )
     assert (all_ - one).norm() / one.norm() < 1e-5
 
 
 def test_logged_numbers_do_not_depend_on_micro_batches(make: Make) -> None:
     rows = []
-    for size in (1, 16):
+    for size in (1, 100_000):
         report = StepReport()
-        make("resd", {"micro_batch_size": size}).run(samples(), report)
+        make("resd", {"micro_batch_tokens": size}).run(samples(), report)
         rows.append(report.metrics)
+    assert rows[0].pop("train/padding") == 0.0  # each sample by itself
+    assert 0.0 < rows[1].pop("train/padding") < 1.0
     assert rows[0].keys() == rows[1].keys() >= {"train/loss", "train/entropy", "train/grad_norm"}
     assert all(math.isclose(rows[0][k], rows[1][k], rel_tol=1e-5) for k in rows[0])
 
@@ -119,7 +121,7 @@ def test_the_order_of_samples_changes_nothing_but_rounding(make: Make) -> None:
     assert (a - b).norm() / a.norm() < 1e-5
 
 
-@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
     [
@@ -130,15 +132,14 @@ def test_the_order_of_samples_changes_nothing_but_rounding(make: Make) -> None:
 )
 def test_aggregations_by_hand(make: Make, aggregation: str, expected: float, size: int) -> None:
     """Losses of 5 and 7 a token, of 1 and 3 tokens, weights 2 and 0.5; one teaches nothing."""
-    update = make("sdpo", {"micro_batch_size": size}, aggregation=aggregation)
+    update = make("sdpo", {"micro_batch_tokens": size}, aggregation=aggregation)
     method: Any = update.method
 
-    def by_advantage(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
-        losses = torch.tensor([sample.advantage for sample in micro.samples])[:, None]
-        report["twice"] = (2 * losses).expand_as(micro.log_probs)
-        return losses + 0.0 * micro.log_probs
+    def by_advantage(tokens: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
+        report["twice"] = 2 * tokens.advantages
+        return tokens.advantages + 0.0 * tokens.log_probs
 
-    method.token_loss = by_advantage
+    method.per_token = by_advantage
     one = TrainingSample((1, 2), (3,), (4,), weight=2.0, advantage=5.0)
     three = TrainingSample((1,), (3, 4, 5), (4,), weight=0.5, advantage=7.0)
     report = StepReport()
@@ -158,7 +159,7 @@ def test_aggregations_by_hand(make: Make, aggregation: str, expected: float, siz
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_what_teaches_nothing_costs_no_forward_pass(make: Make, method: str) -> None:
-    update = make(method, {"micro_batch_size": 2})
+    update = make(method, {"micro_batch_tokens": 80})
     student = Calls(update.student)
     teacher = None
     if method != "grpo":
@@ -188,16 +189,16 @@ def test_a_batch_that_teaches_nothing_changes_nothing(make: Make) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float) -> None:
-    update, report = make("sdpo", {"micro_batch_size": 4, "updates_per_batch": 2}), StepReport()
+    update, report = make("sdpo", {"micro_batch_tokens": 160, "updates_per_batch": 2}), StepReport()
     method: Any = update.method
-    loss, calls = method.token_loss, []
+    loss, calls = method.per_token, []
 
     def broken(micro: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
         calls.append(1)
         factor = bad if len(calls) == 2 else 1.0
         return loss(micro, logits, report) * factor
 
-    method.token_loss = broken
+    method.per_token = broken
     synced: list[int] = []
     method.after_update = lambda student: synced.append(1)
     before = weights(update)
@@ -217,16 +218,20 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float
     assert all(torch.isfinite(parameter).all() for parameter in weights(update))
 
 
-def test_a_loss_of_padding_that_is_not_finite_does_not_matter(make: Make) -> None:
-    update, report = make("sdpo", {"micro_batch_size": 16}), StepReport()
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_every_response_token_is_seen_once_and_no_padding(make: Make, chunk: int) -> None:
+    update = make("sdpo", {"micro_batch_tokens": 100_000, "chunk_tokens": chunk})
     method: Any = update.method
-    loss = method.token_loss
-    method.token_loss = lambda micro, logits, report: loss(micro, logits, report).masked_fill(
-        ~micro.responses.mask, math.nan
-    )
-    update.run(samples(), report)
-    assert not report.counts
-    assert math.isfinite(report.metrics["train/loss"])
+    loss, seen = method.per_token, []
+
+    def watched(tokens: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
+        seen.append(len(logits))
+        return loss(tokens, logits, report)
+
+    method.per_token = watched
+    update.run(samples(), StepReport())
+    assert sum(seen) == sum(len(s.response_ids) for s in samples() if s is not None)
+    assert max(seen) <= chunk
 
 
 # -- several updates on one batch -----------------------------------------------------------------
@@ -243,7 +248,7 @@ def test_importance_weights_are_one_on_the_first_of_several_updates(
         return seen[-1]
 
     monkeypatch.setattr(distillation_module, "importance_weights", watched)
-    update = make("resd", {"updates_per_batch": 3, "micro_batch_size": 16, "lr": 0.05})
+    update = make("resd", {"updates_per_batch": 3, "micro_batch_tokens": 100_000, "lr": 0.05})
     update.run(samples(), StepReport())
     assert len(seen) == 3
     assert torch.equal(seen[0], torch.ones_like(seen[0]))

@@ -93,7 +93,15 @@ class TrainConfig(Part):
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    micro_batch_size: int = Field(8, ge=1, description="samples a forward pass; changes no result")
+    micro_batch_tokens: int = Field(
+        16384,
+        ge=1,
+        description="most tokens of a forward pass, padding too; a longer sample stands alone; "
+        "changes no result",
+    )
+    chunk_tokens: int = Field(
+        512, ge=1, description="response tokens whose logits are made at once; changes no result"
+    )
     early_stop: bool = Field(
         False, description="leave an example out of later inner iterations once it passed, by id"
     )

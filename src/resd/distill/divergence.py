@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements widened at once; bounds the temporary float32 memory (256 MiB) for any number of rows.
-_BLOCK = 1 << 26
+# Elements widened at once; bounds the temporary float32 memory (64 MiB) for any number of rows.
+_BLOCK = 1 << 24
 
 Support = Literal["student", "teacher", "both", "full"]
 

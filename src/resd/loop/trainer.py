@@ -25,6 +25,7 @@ from resd.loop.update import PolicyUpdate
 from resd.loop.view import RunView
 from resd.methods import make_method
 from resd.methods.base import Services, StepReport, Written
+from resd.models.head import head_of
 from resd.models.load import compute_dtype, load_model
 from resd.models.lora import left_out
 from resd.models.save import save_model, verify_saved
@@ -81,7 +82,13 @@ class Trainer:
         )
         ends = end_token_ids(self.model, setup.tokenizer)
         self.pad_id = pad_token_id(setup.tokenizer, ends, embedding_rows(self.model))
-        self.method = make_method(config.method, self._services())
+        head, why = head_of(self.model)
+        if why:
+            self.view.warn(
+                f"model.path: the logits of a whole micro-batch are made at once, because {why}: "
+                "the loss takes more memory (lower train.micro_batch_tokens)"
+            )
+        self.method = make_method(config.method, self._services(head.whole))
         self.update = PolicyUpdate(
             self.model,
             self.masters,
@@ -308,7 +315,7 @@ class Trainer:
 
     # -- wiring ------------------------------------------------------------------------------
 
-    def _services(self) -> Services:
+    def _services(self, whole_logits: bool) -> Services:
         setup = self.setup
         return Services(
             builder=setup.builder,
@@ -321,6 +328,7 @@ class Trainer:
             phase=self.clock.phase,
             seed=self.config.seed,
             pad_id=self.pad_id,
+            whole_logits=whole_logits,
         )
 
 

@@ -5,40 +5,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
+from resd.distill.chunked import chunked_loss
 from resd.loop.masters import Masters
+from resd.loop.micro import Micro, micro_batches, padding
 from resd.loop.optimizer import make_optimizer
-from resd.methods.base import Method, MicroBatch, StepReport
-from resd.models.batch import align, response_logits
+from resd.methods.base import Method, Scores, StepReport, Tokens
+from resd.models.head import LogitHead, response_states
 from resd.types import TrainingSample
 
 # A ratio to the sampler further off than this, on average over the tokens, is no rounding.
 _RATIO_OFF = {torch.float32: 0.01, torch.float64: 0.01}
 _RATIO_OFF_NARROW = 0.1
-# Logits of a teacher that does not move, kept for a batch's next updates, take at most 1 GiB.
+# Hidden states of a teacher that does not move, kept for a batch's next updates: at most 1 GiB.
 _KEPT_NUMBERS = 1 << 28
-
-
-@dataclass
-class _Micro:
-    """Samples of one forward pass, for all updates on a batch.
-
-    Attributes:
-        weights: of every token of every sample.
-        old: log-probs under the policy that drew the tokens, from the first update on.
-        kept: what the method keeps.
-    """
-
-    samples: Sequence[TrainingSample]
-    weights: Sequence[torch.Tensor]
-    old: torch.Tensor | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
 
 
 class PolicyUpdate:
@@ -75,6 +60,7 @@ class PolicyUpdate:
         self.config = config
         self.updates = 0
         self.optimizer = make_optimizer(list(masters.weights.values()), config)
+        self._head = LogitHead(student, whole=method.services.whole_logits)
         self._pad_id = pad_id
         self._on_sampler = on_sampler
         self._warn = warn
@@ -93,10 +79,9 @@ class PolicyUpdate:
         report.metrics["train/taught"] = len(taught) / max(1, len(samples))
         if not taught:
             return False
-        micros = self._micro_batches(taught, self._token_weights(samples))
-        room = _KEPT_NUMBERS // len(micros) if self.config.updates_per_batch > 1 else 0
-        for micro in micros:
-            micro.kept["room"] = room
+        budget = self.config.micro_batch_tokens
+        micros = micro_batches(taught, self._token_weights(samples), budget)
+        report.metrics["train/padding"] = padding(micros)
         rows: list[dict[str, float]] = []
         for number in range(self.config.updates_per_batch):
             row = self._step(micros, report.counts, first=number == 0)
@@ -125,20 +110,8 @@ class PolicyUpdate:
         pairs = zip(samples, weights, strict=True)
         return [row[: len(sample.response_ids)] for sample, row in pairs if sample is not None]
 
-    def _micro_batches(
-        self, samples: Sequence[TrainingSample], weights: Sequence[torch.Tensor]
-    ) -> list[_Micro]:
-        # Alike lengths together: less padding.
-        order = sorted(
-            range(len(samples)),
-            key=lambda i: len(samples[i].teacher_ids) + len(samples[i].response_ids),
-        )
-        size = self.config.micro_batch_size
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        return [_Micro([samples[i] for i in c], [weights[i] for i in c]) for c in chunks]
-
     def _step(
-        self, micros: Sequence[_Micro], counts: Counter[str], *, first: bool
+        self, micros: Sequence[Micro], counts: Counter[str], *, first: bool
     ) -> dict[str, float] | None:
         """One optimiser step; None if it was not finite and therefore skipped."""
         self.updates += 1
@@ -146,7 +119,7 @@ class PolicyUpdate:
         self.optimizer.zero_grad()
         total: dict[str, float] = {}
         for micro in micros:
-            loss, numbers = self._micro_loss(micro)
+            loss, numbers = self._micro_loss(micro, _KEPT_NUMBERS // len(micros))
             loss.backward()
             for key, value in numbers.items():
                 total[key] = total.get(key, 0.0) + value
@@ -173,39 +146,53 @@ class PolicyUpdate:
         means = {k: v / share for k, v in total.items() if k != "loss"}
         return {"loss": total["loss"], **means, "grad_norm": norm, "lr": self.config.lr * warm}
 
-    def _micro_loss(self, micro: _Micro) -> tuple[torch.Tensor, dict[str, float]]:
+    def _micro_loss(self, micro: Micro, room: int) -> tuple[torch.Tensor, dict[str, float]]:
         """The micro-batch's share of the loss, and of the numbers to log."""
-        samples = micro.samples
-        prompts = [sample.prompt_ids for sample in samples]
-        texts = [sample.response_ids for sample in samples]
-        logits = response_logits(self.student, prompts, texts, self._pad_id)
-        responses = align(texts, self._pad_id, logits.device)
-        log_probs = (
-            logits.float().log_softmax(-1).gather(-1, responses.token_ids[..., None])[..., 0]
-        )
-        sampler = _sampler_log_probs(samples, log_probs)
-        if micro.old is None:
-            known = sampler if self._on_sampler and sampler is not None else log_probs
-            micro.old = known.detach().clone()
-        numbers: dict[str, torch.Tensor] = {}
-        batch = MicroBatch(samples, responses, log_probs, micro.old, self._pad_id, micro.kept)
-        token_loss = self.method.token_loss(batch, logits, numbers)
-        weight = torch.zeros_like(token_loss)
-        for row, values in enumerate(micro.weights):
-            weight[row, -len(values) :] = values.to(weight)
-        # Padded positions may hold anything, NaN too: a product with zero would keep it.
-        loss = torch.where(responses.mask, token_loss * weight, 0.0).sum()
-        with torch.no_grad():
-            numbers["entropy"] = entropy(logits)
-            numbers["ratio"] = (log_probs - micro.old).exp()
-            if sampler is not None:
-                numbers["sampler_gap"] = (log_probs - sampler).abs()
-            share = weight.abs()
-            sums = {
-                key: float(torch.where(responses.mask, value * share, 0.0).sum())
-                for key, value in numbers.items()
-            }
-        return loss, {"loss": float(loss.detach()), "weight": float(share.sum()), **sums}
+        scores = self._scores(micro, room)
+        prompts = [sample.prompt_ids for sample in micro.samples]
+        texts = [sample.response_ids for sample in micro.samples]
+        hidden = response_states(self._head, prompts, texts, self._pad_id)
+        device, sampler = hidden.device, micro.sampler
+        ids, weights = micro.token_ids.to(device), micro.weights.to(device)
+        advantages = micro.advantages.to(device)
+        sampler = None if sampler is None else sampler.to(device)
+        first = micro.old is None
+        old = torch.empty(len(ids), device=device) if micro.old is None else micro.old
+        sums: dict[str, torch.Tensor] = {"weight": weights.abs().sum()}
+
+        def per_chunk(logits: torch.Tensor, span: slice) -> torch.Tensor:
+            now = token_log_probs(logits, ids[span])
+            # Where the sampler could not score a token (NaN), the student's own stands for it.
+            drawn = now.detach() if sampler is None else _where_known(sampler[span], now.detach())
+            if first:
+                old[span] = drawn if self._on_sampler else now.detach()
+            theirs = None if scores is None else scores.head(scores.hidden[span])
+            tokens = Tokens(now, old[span], advantages[span], theirs)
+            numbers: dict[str, torch.Tensor] = {}
+            loss = self.method.per_token(tokens, logits, numbers)
+            with torch.no_grad():
+                numbers["entropy"] = entropy(logits)
+                numbers["ratio"] = (now - old[span]).exp()
+                if sampler is not None:
+                    numbers["sampler_gap"] = (now - drawn).abs()
+                share = weights[span].abs()
+                for key, value in numbers.items():
+                    sums[key] = sums.get(key, 0.0) + (value * share).sum()
+            return (loss * weights[span]).sum()
+
+        loss = chunked_loss(hidden, self._head, per_chunk, self.config.chunk_tokens)
+        micro.old = old
+        return loss, {"loss": float(loss.detach()), **{k: float(v) for k, v in sums.items()}}
+
+    def _scores(self, micro: Micro, room: int) -> Scores | None:
+        """The teacher's; of one that does not move, computed once for all updates on a batch."""
+        if micro.scores is not None:
+            return micro.scores
+        scores = self.method.score(micro.samples)
+        again = scores is not None and scores.fixed and self.config.updates_per_batch > 1
+        if again and scores is not None and scores.hidden.numel() <= room:
+            micro.scores = scores
+        return scores
 
     # -- what the first update tells -----------------------------------------------------------
 
@@ -263,21 +250,14 @@ class PolicyUpdate:
         self.updates = int(state["updates"])
 
 
-def _sampler_log_probs(
-    samples: Sequence[TrainingSample], like: torch.Tensor
-) -> torch.Tensor | None:
-    """The sampler's log-probs [B, R], right-aligned; None if it gave none for a sample.
+def token_log_probs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """Log-probs [n] of tokens under logits [n, V], in float32 at least."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.gather(-1, token_ids[:, None])[:, 0] - wide.logsumexp(-1)
 
-    Where it could not score a token (NaN), those of the student stand for them.
-    """
-    if any(sample.log_probs is None for sample in samples):
-        return None
-    found = like.detach().clone()
-    for row, sample in enumerate(samples):
-        values = torch.tensor(sample.log_probs)
-        own = found[row, -len(values) :]
-        found[row, -len(values) :] = torch.where(values.isnan().to(own.device), own, values.to(own))
-    return found
+
+def _where_known(sampler: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    return torch.where(sampler.isnan(), own, sampler.to(own))
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

@@ -12,27 +12,41 @@ import torch
 from resd.config import Part
 from resd.context import PromptBuilder, Reflection
 from resd.distill import Aggregation
-from resd.models.batch import Responses
+from resd.models.head import LogitHead
 from resd.types import ChatMessage, Completion, Rollout, TrainingSample
 
 
-@dataclass
-class MicroBatch:
-    """Training samples of one forward pass; every tensor is right-aligned [B, R].
+@dataclass(frozen=True)
+class Scores:
+    """What a teacher makes of the responses of some samples: the head turns it into logits.
+
+    Attributes:
+        hidden [N, D]: of all response tokens, sample after sample.
+        head: the teacher's.
+        fixed: the teacher never moves, so this holds for later updates too.
+    """
+
+    hidden: torch.Tensor
+    head: LogitHead
+    fixed: bool
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Response tokens of any samples, a chunk at a time; every tensor but one is [n].
 
     Attributes:
         log_probs: of the student now.
         old_log_probs: of the policy that drew the tokens: the sampler's where it is another
             engine than the trainer, else the student's before the batch's first update.
-        kept: what a method keeps from one update on the batch to the next.
+        advantages: of the sample that a token belongs to.
+        teacher_logits [n, V]: None if the method has no teacher.
     """
 
-    samples: Sequence[TrainingSample]
-    responses: Responses
     log_probs: torch.Tensor
     old_log_probs: torch.Tensor
-    pad_id: int
-    kept: dict[str, Any]
+    advantages: torch.Tensor
+    teacher_logits: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ class Services:
         weights: the student's weights that the optimiser updates, by name.
         trace: keeps a record for the run's traces.
         phase: counts the time of its body for a phase of the step.
+        whole_logits: the student's logits cannot be made a chunk at a time.
     """
 
     builder: PromptBuilder
@@ -84,6 +99,7 @@ class Services:
     phase: Callable[[str], Any]
     seed: int
     pad_id: int
+    whole_logits: bool = False
 
 
 @dataclass
@@ -133,15 +149,19 @@ class Method(Generic[Config]):
         """A training sample for each rollout; None where it teaches nothing (paper: line 4)."""
         raise NotImplementedError
 
-    def token_loss(
-        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    def score(self, samples: Sequence[TrainingSample]) -> Scores | None:
+        """What the teacher makes of these samples' responses; None without a teacher."""
+        return None
+
+    def per_token(
+        self, tokens: Tokens, logits: torch.Tensor, report: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Loss [B, R] of every response token, for student logits [B, R, V].
+        """Loss [n] of response tokens, for student logits [n, V].
 
         Args:
-            micro: the samples.
+            tokens: which.
             logits: of the student.
-            report: takes further numbers [B, R], averaged over the batch's tokens for the metrics.
+            report: takes further numbers [n], averaged over the batch's tokens for the metrics.
         """
         raise NotImplementedError
 

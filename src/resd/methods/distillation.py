@@ -16,8 +16,8 @@ from resd.distill import (
     make_teacher,
     success_rate_weights,
 )
-from resd.methods.base import Method, MicroBatch, Notes, Services, StepReport
-from resd.models.batch import response_logits
+from resd.methods.base import Method, Notes, Scores, Services, StepReport, Tokens
+from resd.models.head import LogitHead, response_states
 from resd.types import Rollout, TrainingSample
 
 Config = TypeVar("Config", bound=DistillConfig)
@@ -97,16 +97,27 @@ class Distillation(Method[Config]):
             log_probs=rollout.completion.log_probs,
         )
 
-    def token_loss(
-        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    def score(self, samples: Sequence[TrainingSample]) -> Scores:
+        """The teacher's hidden states: its logits would be too many to hold."""
+        with self.services.phase("teacher"), self.teacher.model() as model, torch.no_grad():
+            head = LogitHead(model, whole=self.services.whole_logits)
+            hidden = response_states(
+                head,
+                [sample.teacher_ids for sample in samples],
+                [sample.response_ids for sample in samples],
+                self.services.pad_id,
+            )
+        return Scores(hidden, head, self.teacher.fixed)
+
+    def per_token(
+        self, tokens: Tokens, logits: torch.Tensor, report: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """Clipped f-divergence of every token, importance-weighted off policy."""
-        with self.services.phase("teacher"):
-            teacher_logits = self._teacher_logits(micro)
-        config, mask = self.config, micro.responses.mask
+        config = self.config
+        assert tokens.teacher_logits is not None
         terms = divergence_terms(
-            logits[mask],
-            teacher_logits[mask],
+            logits,
+            tokens.teacher_logits,
             alpha=config.alpha,
             top_k=config.top_k,
             ratio_min=config.ratio_min,
@@ -114,29 +125,9 @@ class Distillation(Method[Config]):
             tail=config.tail,
             support=config.support,
         )
-        loss = torch.zeros_like(micro.log_probs)
-        loss[mask] = terms.loss
-        outside = torch.zeros_like(micro.log_probs.detach())
-        outside[mask] = terms.outside.to(outside)
-        report["teacher_outside"] = outside
-        weights = importance_weights(micro.log_probs, micro.old_log_probs, config.importance_cap)
-        return loss * weights
-
-    def _teacher_logits(self, micro: MicroBatch) -> torch.Tensor:
-        """Logits [B, R, V] of the teacher; of one that does not move, computed once a batch."""
-        if "teacher" in micro.kept:
-            kept: torch.Tensor = micro.kept["teacher"]
-            return kept
-        with self.teacher.model() as teacher, torch.no_grad():
-            logits = response_logits(
-                teacher,
-                [sample.teacher_ids for sample in micro.samples],
-                [sample.response_ids for sample in micro.samples],
-                micro.pad_id,
-            )
-        if self.teacher.fixed and micro.kept.get("room", 0) >= logits.numel():
-            micro.kept["teacher"] = logits
-        return logits
+        report["teacher_outside"] = terms.outside
+        weights = importance_weights(tokens.log_probs, tokens.old_log_probs, config.importance_cap)
+        return terms.loss * weights
 
     def after_update(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Teacher sync (paper: Algorithm 1, line 6)."""

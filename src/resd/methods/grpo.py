@@ -8,7 +8,7 @@ import torch
 
 from resd.config import GrpoConfig
 from resd.distill import clipped_policy_loss, group_advantages
-from resd.methods.base import Method, MicroBatch, Notes, StepReport
+from resd.methods.base import Method, Notes, StepReport, Tokens
 from resd.types import Rollout, TrainingSample
 
 
@@ -35,18 +35,18 @@ class Grpo(Method[GrpoConfig]):
         report.counts["nothing_to_say"] += sum(sample is None for sample in samples)
         return samples
 
-    def token_loss(
-        self, micro: MicroBatch, logits: torch.Tensor, report: dict[str, torch.Tensor]
+    def per_token(
+        self, tokens: Tokens, logits: torch.Tensor, report: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """The clipped surrogate of every token."""
-        advantages = torch.tensor([s.advantage for s in micro.samples], device=logits.device)
-        return clipped_policy_loss(
-            micro.log_probs,
-            micro.old_log_probs,
-            advantages,
+        loss = clipped_policy_loss(
+            tokens.log_probs[:, None],
+            tokens.old_log_probs[:, None],
+            tokens.advantages,
             clip_low=self.config.clip_low,
             clip_high=self.config.clip_high,
         )
+        return loss[:, 0]
 
 
 def _groups(batch: Sequence[Rollout]) -> list[list[int]]:

@@ -172,7 +172,7 @@ def estimate(run: RunConfig) -> Estimate:
     tokens = _training_tokens(run, text)
     return Estimate(
         tuple(kept),
-        (_activations(run, text, tokens, b), _logits(run, text, b)),
+        (_activations(run, text, tokens, b), _head(run, text, not adapters, b)),
         (_cache(run, text, b),),
         bare,
         trained,
@@ -204,7 +204,7 @@ def _training_tokens(run: RunConfig, config: Any) -> int:
     """Tokens of the longest sequences of a forward pass."""
     prompt = run.rollout.max_prompt_tokens
     tokens = min(prompt + run.rollout.max_new_tokens, _longest(run, config))
-    return tokens * run.train.micro_batch_size
+    return max(tokens, run.train.micro_batch_tokens)
 
 
 def _activations(run: RunConfig, config: Any, tokens: int, b: int) -> Part:
@@ -227,16 +227,19 @@ def _activations(run: RunConfig, config: Any, tokens: int, b: int) -> Part:
     return Part("activations", layers * layer, f"{tokens} tokens: all layers whole")
 
 
-def _logits(run: RunConfig, config: Any, b: int) -> Part:
-    """Three float32 copies (log-softmax, its input and its gradient); the others as computed.
+def _head(run: RunConfig, config: Any, trained: bool, b: int) -> Part:
+    """Logits of a chunk of tokens, and the gradient of the head in float32.
 
-    The student's and their gradient; with a teacher its own, and what the mask leaves of either
-    with the student's gradient.
+    The student's, their gradient, and three float32 copies (widened, softmax, log-probs); with a
+    teacher its own and two more.
     """
-    rows = run.rollout.max_new_tokens * run.train.micro_batch_size * config.vocab_size
-    copies = 6 if isinstance(run.method, DistillConfig) else 2
-    formula = f"response x vocabulary x (3 x 4 + {copies} x b)"
-    return Part("logits of the loss", rows * (3 * 4 + copies * b), formula)
+    copies = (4 * b + 5 * 4) if isinstance(run.method, DistillConfig) else (2 * b + 3 * 4)
+    size = run.train.chunk_tokens * config.vocab_size * copies
+    formula = f"chunk x vocabulary x {copies}"
+    if trained:
+        size += config.vocab_size * config.hidden_size * 4
+        formula += ", and the head's gradient x 4"
+    return Part("loss head", size, formula)
 
 
 def _cache(run: RunConfig, config: Any, b: int) -> Part:
