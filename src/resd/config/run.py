@@ -86,6 +86,7 @@ class RolloutConfig(Part):
 ENGINES: dict[str, str] = {
     "hf": "resd.engines.hf",
     "vllm": "resd.engines.vllm",
+    "vllm_server": "resd.engines.vllm_server",
 }
 
 

