@@ -48,7 +48,12 @@ class CopyingEngine:
         if self._model is None or not self._stale:
             self._model = copy.deepcopy(model)
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def rest(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+    def generate(self, requests: Sequence[Request], on_done: Any = None) -> list[Completion]:
         setup = self._setup
         real = HFEngine(
             self._model, setup.tokenizer, setup.config.rollout.batch_size, setup.context
@@ -57,6 +62,8 @@ class CopyingEngine:
         self.held.append({k: v.clone() for k, v in self._model.state_dict().items()})
         done = [self._changed(r, c) for r, c in zip(requests, real.generate(requests), strict=True)]
         self.answers += done
+        for i, completion in enumerate(done if on_done else ()):
+            on_done(i, completion)
         return done
 
     def _changed(self, request: Request, completion: Completion) -> Completion:

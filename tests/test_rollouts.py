@@ -30,10 +30,18 @@ class Engine:
     def sync(self, model: torch.nn.Module, version: str) -> None:
         self.synced.append((model, version))
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], on_done: Any = None) -> list[Completion]:
         self.requests += requests
         plain = Completion((1,), "plain", "stop", answer="plain")
-        return [self.left.pop(0) if self.left else plain for _ in requests]
+        made = [self.left.pop(0) if self.left else plain for _ in requests]
+        for i in range(len(made) - 1, -1, -1) if on_done else ():
+            on_done(i, made[i])
+        return made
+
+    def rest(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
 
 
 class World:

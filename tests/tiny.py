@@ -148,10 +148,10 @@ def patch_writer() -> None:
 
     real = HFEngine.generate
 
-    def generate(self: Any, requests: Any) -> list[Completion]:
+    def generate(self: Any, requests: Any, on_done: Any = None) -> list[Completion]:
         texts = [self._tokenizer.decode(request.prompt_ids) for request in requests]
         if not texts or "Answer with one JSON object" not in texts[0]:
-            return real(self, requests)
+            return real(self, requests, on_done)
         written = [plausible(t, r.seed) for t, r in zip(texts, requests, strict=True)]
         ids = [tuple(self._tokenizer(text)["input_ids"]) for text in written]
         return [

@@ -129,10 +129,10 @@ def evaluate_model(
     Raises:
         UserError: no such model or task.
     """
+    from resd.engines.registry import make_engine
     from resd.loop.masters import Masters
     from resd.loop.rollouts import Sampler
     from resd.loop.setup import prepare
-    from resd.loop.trainer import make_engine
     from resd.models.load import compute_dtype, load_model, read_context_length
 
     run = Path(model)
@@ -160,13 +160,15 @@ def evaluate_model(
         )
         student = load_model(config.model)
         Masters(student, compute_dtype(config.model))
-        sampler = Sampler(
-            make_engine(student, setup),
-            None,
-            setup.chat.encode,
-            setup.scorer,
-            setup.max_prompt,
-            config.seed,
-        )
-        limit = config.rollout.max_new_tokens
-        return evaluate(sampler, setup.test, config.evaluation, limit, "alone", baselines)
+        engine = make_engine(config, student, setup.tokenizer, setup.context)
+        with closing(engine):
+            sampler = Sampler(
+                engine,
+                student,
+                setup.chat.encode,
+                setup.scorer,
+                setup.max_prompt,
+                config.seed,
+            )
+            limit = config.rollout.max_new_tokens
+            return evaluate(sampler, setup.test, config.evaluation, limit, "alone", baselines)

@@ -2,9 +2,11 @@
 
 from resd.config.load import load_config, merge, preset_names, read_toml, set_dotted, validate
 from resd.config.run import (
+    ENGINES,
     METHODS,
     CheckpointConfig,
     DistillConfig,
+    EngineConfig,
     EvalConfig,
     GrpoConfig,
     LoraConfig,
@@ -21,9 +23,11 @@ from resd.config.run import (
 )
 
 __all__ = [
+    "ENGINES",
     "METHODS",
     "CheckpointConfig",
     "DistillConfig",
+    "EngineConfig",
     "EvalConfig",
     "GrpoConfig",
     "LoraConfig",

@@ -15,8 +15,8 @@ _SHIPPED = ("", "lab", "smol")
 def anchored(config: RunConfig, place: Path) -> RunConfig:
     """The configuration with its relative paths made absolute against `place`.
 
-    Task file, templates and output are paths always; a model, or an argument of the task, where
-    something lies there: `org/name` may be a hub id.
+    Task file, templates, output and the engine's weights are paths always; a model, or an argument
+    of the task, where something lies there: `org/name` may be a hub id.
     """
     task_file, colon, name = config.task.rpartition(":")
     task = config.task
@@ -30,6 +30,9 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
             "task": task,
             "task_args": {key: _argument(value, place) for key, value in config.task_args.items()},
             "model": model,
+            "engine": config.engine.model_copy(
+                update={"weights": _path(config.engine.weights, place)}
+            ),
             "templates": _path(config.templates, place),
             "output": _path(config.output, place),
         }

@@ -9,9 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    field_validator,
+    model_validator,
+)
 
 from resd.context import ContextBudgets, PlaybookConfig
+from resd.errors import close_to
 
 Support = Literal["student", "teacher", "both", "full"]
 
@@ -72,6 +80,60 @@ class RolloutConfig(Part):
     env_seconds: float | None = Field(
         60.0, gt=0, description="most time to evaluate a response; later it counts as failed"
     )
+
+
+# Where each engine lives; its module says which of the options below are its own.
+ENGINES: dict[str, str] = {
+    "hf": "resd.engines.hf",
+    "vllm": "resd.engines.vllm",
+    "vllm_server": "resd.engines.vllm_server",
+}
+
+
+class EngineConfig(Part):
+    """What generates. An option that is not set is as its engine has it by default."""
+
+    kind: str = Field(
+        "hf",
+        description="hf: transformers, on the trained model itself; vllm: vLLM in this process, "
+        "on a copy of the weights; vllm_server: a vLLM server that runs already",
+    )
+    memory: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="(vllm) share of the device's memory for its weights and KV cache; by default "
+        "0.3 of a GPU, 1 GiB of cache on a CPU",
+    )
+    sleep: bool | None = Field(
+        None, description="(vllm) give its GPU memory back during updates; yes by default"
+    )
+    url: str | None = Field(
+        None, description="(vllm_server) where it listens, for example http://localhost:8000"
+    )
+    weights: Path | None = Field(
+        None,
+        description="(vllm_server) directory that both processes see, for the hand-over of "
+        "weights; a temporary one by default",
+    )
+    adapters: bool | None = Field(
+        None,
+        description="(vllm_server) hand over LoRA adapters by themselves, not merged; needs a "
+        "server that takes them, no by default",
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="(vllm_server) longest wait for one answer of the server; 3600 by default",
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in ENGINES:
+            meant = close_to(kind, ENGINES)
+            raise ValueError(f"there is no such engine{meant}; known: {', '.join(ENGINES)}")
+        return kind
 
 
 class TrainConfig(Part):
@@ -253,6 +315,7 @@ class RunConfig(Part):
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
     method: MethodConfig = Field(default_factory=ResdConfig, description="the method")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="rollouts")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="what generates")
     train: TrainConfig = Field(default_factory=TrainConfig, description="training")
     evaluation: EvalConfig = Field(default_factory=EvalConfig, description="validation")
     checkpoint: CheckpointConfig = Field(

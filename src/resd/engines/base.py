@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from resd.config import RunConfig
 from resd.types import Completion
+
+# Called with the place of a request in the list, and its completion.
+OnDone = Callable[[int, Completion], None]
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,16 @@ class Engine(Protocol):
 
     shares_weights: bool
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion for each request, in order."""
+    def generate(
+        self, requests: Sequence[Request], on_done: OnDone | None = None
+    ) -> list[Completion]:
+        """One completion for each request, in order.
+
+        Args:
+            requests: what is asked for.
+            on_done: called in this thread once for each request, when its completion is there,
+                while others are still generated.
+        """
         ...
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
@@ -64,6 +76,35 @@ class Engine(Protocol):
                 again.
         """
         ...
+
+    def rest(self) -> bool:
+        """Nothing is generated for a while: give back what memory can be given back.
+
+        Returns:
+            Whether the weights are gone with it, and must be handed over again before `generate`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what the engine has started; nothing is generated any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What a file of an engine says of it.
+
+    Attributes:
+        options: names of the options in `EngineConfig` that it reads.
+        check: raises UserError if it cannot work, before a model is loaded; gets the configuration
+            and the most tokens of prompt and response together.
+        make: an engine for a model; gets the configuration, the model, its tokenizer and the same
+            number of tokens.
+    """
+
+    options: tuple[str, ...]
+    check: Callable[[RunConfig, int], None]
+    make: Callable[[RunConfig, Any, Any, int], Engine]
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
-from resd.engines.base import Request, left_pad
+from resd.config import RunConfig
+from resd.engines.base import EngineKind, OnDone, Request, left_pad
 from resd.engines.choice import SeededChoice
-from resd.engines.response import ResponseReader
-from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
-from resd.errors import UserError
+from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.tokens import embedding_rows, pad_token_id
 from resd.types import Completion
 
 
@@ -41,17 +41,25 @@ class HFEngine:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_context = max_context
-        self._end_ids = end_token_ids(model, tokenizer)
-        self.pad_id = pad_token_id(tokenizer, self._end_ids, embedding_rows(model))
-        self._reader = ResponseReader(tokenizer)
+        self._reader = CompletionReader(model, tokenizer)
+        self.pad_id = pad_token_id(tokenizer, self._reader.end_ids, embedding_rows(model))
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
         """Sample from another model from now on; weights are shared, not copied."""
         self._model = model
 
+    def rest(self) -> bool:
+        """Nothing to give back: the weights are the trainer's."""
+        return False
+
+    def close(self) -> None:
+        """Nothing to end."""
+
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion for each request, in order.
+    def generate(
+        self, requests: Sequence[Request], on_done: OnDone | None = None
+    ) -> list[Completion]:
+        """One completion for each request, in order; `on_done` hears of them batch by batch.
 
         Raises:
             ValueError: a prompt fills the whole context.
@@ -59,8 +67,7 @@ class HFEngine:
         """
         if not requests:
             return []
-        if max(len(request.prompt_ids) for request in requests) >= self._max_context:
-            raise ValueError("a prompt fills the whole context; leave it out before generating")
+        check_room(requests, self._max_context)
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         results: dict[int, Completion] = {}
         training = self._model.training
@@ -70,6 +77,8 @@ class HFEngine:
                 chunk = order[start : start + self._batch_size]
                 done = self._batch([requests[i] for i in chunk])
                 results.update(zip(chunk, done, strict=True))
+                for i in sorted(chunk) if on_done is not None else ():
+                    on_done(i, results[i])
         finally:
             self._model.train(training)
         return [results[i] for i in range(len(requests))]
@@ -89,12 +98,9 @@ class HFEngine:
                     logits_processor=LogitsProcessorList([choice]),
                 )
         except FloatingPointError:
-            raise UserError(
-                "the model gives no finite probabilities any more: its weights have diverged; "
-                "start again with a lower train.lr"
-            ) from None
+            raise diverged() from None
         rows = zip(requests, output[:, width:].tolist(), choice.log_probs(), strict=True)
-        return [self._completion(row, request, log_probs) for request, row, log_probs in rows]
+        return [self._reader.read(request, row, log_probs) for request, row, log_probs in rows]
 
     def _config(self, limit: int) -> GenerationConfig:
         return GenerationConfig(
@@ -106,30 +112,8 @@ class HFEngine:
             min_new_tokens=0,
             use_cache=True,
             max_new_tokens=limit,
-            eos_token_id=self._end_ids,
+            eos_token_id=self._reader.end_ids,
             pad_token_id=self.pad_id,
-        )
-
-    def _completion(
-        self,
-        row: Sequence[int],
-        request: Request | None = None,
-        log_probs: Sequence[float] | None = None,
-    ) -> Completion:
-        end = next((i for i, token in enumerate(row) if token in self._end_ids), None)
-        ids = list(row) if end is None else list(row[: end + 1])
-        if request is not None and len(ids) > request.sampling.max_new_tokens:
-            ids, end = ids[: request.sampling.max_new_tokens], None
-        prompt = request.prompt_ids if request is not None else ()
-        # An end token is no part of the text, whether its tokenizer calls it special or not.
-        said = ids if end is None else ids[:-1]
-        read = self._reader.read(prompt, said, end is not None)
-        return Completion(
-            token_ids=tuple(ids),
-            text=read.text,
-            finish_reason="length" if end is None else "stop",
-            log_probs=tuple(log_probs[: len(ids)]) if log_probs is not None else None,
-            answer=read.answer,
         )
 
 
@@ -149,3 +133,10 @@ def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
     finally:
         for holder, its in zip(holders, own, strict=True):
             holder.generation_config = its
+
+
+def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> HFEngine:
+    return HFEngine(model, tokenizer, config.rollout.batch_size, context)
+
+
+ENGINE = EngineKind(options=(), check=lambda config, context: None, make=_make)

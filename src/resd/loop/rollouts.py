@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from resd.engines import Engine, Request, Sampling
+from resd.engines import Engine, OnDone, Request, Sampling
 from resd.loop.clock import Clock
 from resd.runs.seeds import derive
-from resd.tasks.scoring import Scorer
+from resd.tasks.scoring import Progress, Scorer, Scores
 from resd.types import ChatMessage, Completion, Example, Outcome, Rollout
 
 Encode = Callable[[Sequence[ChatMessage]], list[int]]
@@ -66,6 +66,7 @@ class Sampler:
         max_prompt: most tokens of a prompt of the student.
         seed: of the run.
         clock: counts the time.
+        progress: called while responses are generated, with the number done and the number of all.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Sampler:
         max_prompt: int,
         seed: int,
         clock: Clock | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.engine = engine
         self.encode = encode
@@ -85,6 +87,7 @@ class Sampler:
         self._student = student
         self._seed = seed
         self._clock = clock or Clock()
+        self._progress = progress
         self._updates = 0
         self._held = ""
 
@@ -111,11 +114,7 @@ class Sampler:
             for e, ids in fitting
             for number in range(samples)
         ]
-        with self._clock.phase("generate"):
-            completions = self.generate([request for _, request in asked])
-        with self._clock.phase("environment"):
-            pairs = [(e, _graded(c)) for (e, _), c in zip(asked, completions, strict=True)]
-            scores = self.scorer.score(pairs)
+        completions, scores = self._answered(asked)
         rollouts = [
             Rollout(example, request.prompt_ids, completion, _settled(completion, o), request.seed)
             for (example, request), completion, o in zip(
@@ -130,17 +129,50 @@ class Sampler:
             scores.warnings,
         )
 
+    def _answered(
+        self, asked: Sequence[tuple[Example, Request]]
+    ) -> tuple[list[Completion], Scores]:
+        """Completions and what they are worth; graded as they come, where others can do that."""
+        with self.scorer.stream() as stream:
+
+            def grade(number: int, completion: Completion) -> None:
+                stream.add(number, (asked[number][0], _graded(completion)))
+
+            with self._clock.phase("generate"):
+                early = grade if stream.early else None
+                completions = self.generate([request for _, request in asked], on_done=early)
+            with self._clock.phase("environment"):
+                for number, completion in enumerate(completions if early is None else ()):
+                    grade(number, completion)
+                return completions, stream.finish()
+
     def generate(
-        self, requests: Sequence[Request], teacher: torch.nn.Module | None = None
+        self,
+        requests: Sequence[Request],
+        teacher: torch.nn.Module | None = None,
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
-        """Completions by the student's weights, or by those of a teacher."""
+        """Completions by the student's weights, or by those of a teacher.
+
+        Args:
+            requests: what is asked for.
+            teacher: whose weights to take instead of the student's.
+            on_done: hears of each completion while others are still generated.
+        """
         if not requests:
             return []
         if teacher is not None:
             self._hand_over(teacher, "teacher")
         elif self._student is not None:
             self._hand_over(self._student, "student")
-        return self.engine.generate(requests)
+        if self._progress is None:
+            return self.engine.generate(requests, *([on_done] if on_done else []))
+        return self.engine.generate(requests, _counted(len(requests), self._progress, on_done))
+
+    def rest(self) -> None:
+        """Nothing is generated for a while: the engine may give memory back."""
+        if self.engine.rest():
+            self._held = ""
 
     def _hand_over(self, model: torch.nn.Module, whose: str) -> None:
         # Copying may take an engine minutes: the same weights are handed over once.
@@ -148,6 +180,20 @@ class Sampler:
         if version != self._held:
             self.engine.sync(model, version)
             self._held = version
+
+
+def _counted(total: int, progress: Progress, on_done: OnDone | None) -> OnDone:
+    """Tells how far the generation is, beside what else is done with a completion."""
+    done = 0
+
+    def both(number: int, completion: Completion) -> None:
+        nonlocal done
+        done += 1
+        if on_done is not None:
+            on_done(number, completion)
+        progress(done, total)
+
+    return both
 
 
 def _graded(completion: Completion) -> str:

@@ -15,6 +15,7 @@ from resd.context import (
     TemplateError,
     Templates,
 )
+from resd.engines.registry import check_engine
 from resd.errors import UserError
 from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
@@ -74,6 +75,7 @@ def prepare(config: RunConfig) -> Setup:
     context = read_context_length(config.model)
     chat = ChatFormat(tokenizer, config.rollout.thinking)
     max_prompt = _max_prompt(config, context)
+    check_engine(config, context)
     for split, examples in (("train", train), ("test", test)):
         _check_prompts(config, chat, examples, split, max_prompt)
     builder = _builder(config, templates, chat, context)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resd.config import RunConfig
-from resd.engines import Engine, HFEngine, Request, Sampling
+from resd.engines import Engine, Request, Sampling
+from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.loop.clock import Clock
@@ -48,7 +49,7 @@ class Trainer:
         setup: environment, examples, tokenizer and prompts, already checked.
         run: the directory, open for writing.
         view: what a person sees.
-        engine: generates; by default `transformers` on the student itself.
+        engine: generates, and is the caller's to close; by default what the configuration names.
     """
 
     def __init__(
@@ -70,7 +71,13 @@ class Trainer:
                 "name them in model.lora.target_modules to train them"
             )
         self.masters = Masters(self.model, compute_dtype(config.model))
-        engine = engine or make_engine(self.model, setup)
+        self._own_engine = (
+            make_engine(config, self.model, setup.tokenizer, setup.context)
+            if engine is None
+            else None
+        )
+        engine = engine or self._own_engine
+        assert engine is not None
         self.sampler = Sampler(
             engine,
             self.model,
@@ -119,6 +126,8 @@ class Trainer:
             self._train()
         finally:
             self.trackers.finish()
+            if self._own_engine is not None:
+                self._own_engine.close()
 
     def _train(self) -> None:
         self.view.begin(self.config, self.progress.step, self.stream.steps)
@@ -154,6 +163,7 @@ class Trainer:
         notes = self.method.learn(rollouts, report)  # 3: context update
         samples = self.method.samples(rollouts, notes, report)  # 4: teacher context
         with self.clock.phase("update"):
+            self.sampler.rest()
             if self.update.run(samples, report):  # 5, 6: policy update, teacher sync
                 self.sampler.student_changed()
         solved |= {rollout.example.id for rollout in rollouts if rollout.passed}
@@ -330,11 +340,6 @@ class Trainer:
             pad_id=self.pad_id,
             whole_logits=whole_logits,
         )
-
-
-def make_engine(model: Any, setup: Setup) -> HFEngine:
-    """The engine that samples from the very model in training."""
-    return HFEngine(model, setup.tokenizer, setup.config.rollout.batch_size, setup.context)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

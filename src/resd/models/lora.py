@@ -74,24 +74,35 @@ def left_out(model: Any) -> list[str]:
 def merged_weights(model: Any) -> dict[str, torch.Tensor]:
     """The weights with their adapters merged, by the names that the plain model has.
 
-    The model stays as it is.
+    The model stays as it is. An adapter that is switched off, as for a frozen teacher, is left out.
     """
+    return dict(each_merged_weight(model))
+
+
+@torch.no_grad()
+def each_merged_weight(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """`merged_weights` one after the other, so that no second model is ever there."""
     base = model.get_base_model()
     modules = dict(base.named_modules())
-    weights: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for key, tensor in base.state_dict().items():
-            if ".lora_" in key:
-                continue
-            owner, inside, rest = key.partition(".base_layer.")
-            leaf = rest.rpartition("base_layer.")[2]
-            if inside:
-                for layer in _layers(modules[owner]):
-                    if getattr(layer, "parameter_name", "weight") == leaf:
-                        delta = layer.get_delta_weight("default")
+    for key, tensor in base.state_dict().items():
+        if ".lora_" in key:
+            continue
+        owner, inside, rest = key.partition(".base_layer.")
+        leaf = rest.rpartition("base_layer.")[2]
+        if inside:
+            for layer in _layers(modules[owner]):
+                if getattr(layer, "parameter_name", "weight") == leaf:
+                    for delta in _deltas(layer):
                         tensor = (tensor + delta.to(tensor.device)).to(tensor.dtype)
-            weights[f"{owner}.{leaf}" if inside else key] = tensor
-    return weights
+        yield (f"{owner}.{leaf}" if inside else key), tensor
+
+
+def _deltas(layer: Any) -> Iterator[torch.Tensor]:
+    """What the adapters that are switched on add to a layer's weight."""
+    if not layer.disable_adapters:
+        for name in layer.active_adapters:
+            if name in layer.lora_A or name in layer.lora_embedding_A:
+                yield layer.get_delta_weight(name)
 
 
 def _layers(module: Any) -> Iterator[Any]:

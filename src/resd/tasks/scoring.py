@@ -5,9 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from resd.errors import UserError
@@ -15,36 +13,13 @@ from resd.tasks.base import Environment
 from resd.tasks.copies import shared
 from resd.tasks.outcomes import ODDITIES, Verdict, judge
 from resd.tasks.registry import TaskSpec
+from resd.tasks.stream import Beside, Pair, Scores, ScoringStream
 from resd.tasks.workers import WorkerPool
-from resd.types import Example, Outcome
 
 Mode = Literal["process", "fresh", "thread"]
-Pair = tuple[Example, str]
 Progress = Callable[[int, int], None]
 
 _TICK_S = 0.05
-
-
-@dataclass
-class Scores:
-    """What came of a list of responses.
-
-    Attributes:
-        outcomes: in order, None where the environment failed.
-        counts: failures and oddities by kind (`env_raised`, `env_timeout`, `env_died`, ...).
-        failures: in order, kind and detail of each failure in one line; empty where there is none.
-        warnings: oddities in words, each only the first time that a scorer meets it.
-    """
-
-    outcomes: list[Outcome | None] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def first_failure(self) -> str:
-        """The first failure in one line; empty if there was none."""
-        return next(filter(None, self.failures), "")
 
 
 class Scorer:
@@ -88,6 +63,7 @@ class Scorer:
         self.environment, self._workers, self._seconds = environment, max(1, workers), seconds
         self._said: set[str] = set()
         self._pool: WorkerPool | None = None
+        self._beside: Beside | None = None
         if spec is not None and mode != "thread":
             self._pool = WorkerPool(spec, self._workers, seconds, fresh=mode == "fresh")
 
@@ -116,8 +92,25 @@ class Scorer:
             verdicts = threads.run(self._workers, progress)
         return self._summed(verdicts)
 
+    def stream(self) -> ScoringStream:
+        """Evaluate responses as they come; use it in a `with`, one at a time.
+
+        With worker processes they are evaluated beside whatever the caller does meanwhile. In this
+        process all are evaluated at the end: threads would only take turns with the caller.
+        """
+        if self._pool is None:
+            return ScoringStream(self.score)
+        if self._beside is None:
+            self._beside = Beside()
+        stream = ScoringStream(self.score, self._beside, self._pool.interrupted)
+        self._beside.serve(stream)
+        return stream
+
     def close(self) -> None:
         """End the workers; within three seconds, whatever they do."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
         if self._pool is not None:
             self._pool.close()
 

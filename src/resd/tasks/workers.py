@@ -6,6 +6,7 @@ import os
 import pickle
 import secrets
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ _TICK_S = 0.25
 class WorkerPool:
     """Worker processes that have loaded one task.
 
-    They start at once, beside whatever the caller does next. Not safe for several threads.
+    They start at once, beside whatever the caller does next. Not safe for several threads; but
+    another one may set `interrupted`, and `score` gives up with an InterruptedError.
 
     Args:
         spec: the task.
@@ -54,6 +56,7 @@ class WorkerPool:
                 f"task_args of {spec.task} cannot be sent to a worker process "
                 f"({one_line(str(error))}): set rollout.env_mode to thread"
             ) from None
+        self.interrupted = threading.Event()
         self._place = os.getcwd()
         self._ending: list[Worker] = []
         self._pace = 1.0  # seconds a response, of late
@@ -78,6 +81,8 @@ class WorkerPool:
                     if worker is not None:
                         worker.attend(selector)
                 while job.left:
+                    if self.interrupted.is_set():
+                        raise InterruptedError("the responses are not wanted any more")
                     self._dispatch(job, selector)
                     self._listen(job, selector)
         except BaseException:

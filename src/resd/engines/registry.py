@@ -1,0 +1,54 @@
+"""The one door to engines: a new one is a file beside this, and a line in `resd.config.ENGINES`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from resd.config import ENGINES, RunConfig
+from resd.engines.base import Engine, EngineKind
+from resd.errors import UserError
+
+
+def check_engine(config: RunConfig, context: int) -> None:
+    """Refuse an engine that cannot work, or options that it does not read.
+
+    Args:
+        config: of the run.
+        context: most tokens of prompt and response together.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    chosen = config.engine
+    own = _kind(chosen.kind).options
+    for name in type(chosen).model_fields:
+        if name in ("kind", *own) or getattr(chosen, name) is None:
+            continue
+        owners = [kind for kind in ENGINES if name in _kind(kind).options]
+        raise UserError(
+            f"engine.{name} does not go with engine.kind {chosen.kind}: it is an option of "
+            f"{' and '.join(owners)}; leave it out, or set engine.kind to {owners[0]}"
+        )
+    _kind(chosen.kind).check(config, context)
+
+
+def make_engine(config: RunConfig, model: Any, tokenizer: Any, context: int) -> Engine:
+    """The engine that a run's configuration names.
+
+    Args:
+        config: of the run, checked by `check_engine`.
+        model: the student, as it was loaded.
+        tokenizer: the student's.
+        context: most tokens of prompt and response together.
+
+    Raises:
+        UserError: it cannot start.
+    """
+    return _kind(config.engine.kind).make(config, model, tokenizer, context)
+
+
+def _kind(name: str) -> EngineKind:
+    # Only the engine that a run names is imported whole; none imports vLLM by itself.
+    kind: EngineKind = import_module(ENGINES[name]).ENGINE
+    return kind
