@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from resd.backend import Local
 from resd.config import METHODS, TrainConfig
 from resd.context import ContextBudgets, PromptBuilder, Templates
 from resd.loop.masters import Masters
@@ -202,3 +203,18 @@ class Scripted:
     def prompts(self, what: str) -> list[str]:
         """The prompts of one kind, in order."""
         return [text for kind, text, _ in self.asked if kind == what]
+
+
+def carry_over(update: PolicyUpdate, place: Path) -> Callable[[PolicyUpdate], None]:
+    """Write an update's state now; returns what restores it into another one."""
+    backend, updates = Local(), update.updates
+    backend.save(place, {**update.tensors(), "method": update.method.tensors()})
+
+    def restore(other: PolicyUpdate) -> None:
+        other.expect(backend.names(place))
+        tensors = {**other.tensors(), "method": other.method.tensors()}
+        backend.load(place, tensors)
+        other.restored(updates)
+        other.method.load_tensors(tensors["method"])
+
+    return restore

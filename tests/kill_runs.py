@@ -149,7 +149,11 @@ def snapshot(run: Path) -> dict[str, Any]:
             continue  # the one names the run, the other the bytes of what is compared below
         if file.is_dir():
             found[name] = "directory"
-        elif file.name == "state.pt":
+        elif file.name == ".metadata" and file.parent.name == "tensors":
+            found[name] = tiny.tensors_of(file.parent)
+        elif file.parent.name == "tensors":
+            continue  # how tensors lie in their files is not the run's business
+        elif file.name == "random.pt":
             found[name] = torch.load(file, weights_only=True)
         elif name == "metrics.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -154,11 +154,14 @@ def test_empty_responses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model that ends at once, with the end token or (another engine) without any."""
-    monkeypatch.setattr(
-        HFEngine,
-        "generate",
-        lambda self, requests: [Completion(ids, "", "stop")] * len(requests),
-    )
+
+    def generate(self: Any, requests: Any, on_done: Any = None) -> list[Completion]:
+        found = [Completion(ids, "", "stop")] * len(requests)
+        for number, completion in enumerate(found if on_done else ()):
+            on_done(number, completion)
+        return found
+
+    monkeypatch.setattr(HFEngine, "generate", generate)
     counts = trained(train_words(name), tmp_path / "run")
     expected = "count/nothing_to_say" if name == "grpo" else "count/empty_response"
     assert bool(counts.get(expected)) == (not ids or name == "grpo")

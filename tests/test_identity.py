@@ -249,10 +249,10 @@ def flip(file: Path, position: int = -40) -> None:
 def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
     run: Path, finished: Path, capsys: Capture
 ) -> None:
-    flip(run / "checkpoints" / "step-000002" / "model" / "model.safetensors")
+    flip(run / "checkpoints" / "step-000002" / "tensors" / "__0_0.distcp")
     assert main(["train", "--resume", str(run)]) == 0
     error = capsys.readouterr().err
-    assert "model/model.safetensors is not what was written" in error
+    assert "tensors/__0_0.distcp is not what was written" in error
     assert "goes on from step 1" in error
     name = "final/model.safetensors"
     assert (run / name).read_bytes() == (finished / name).read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def test_what_is_narrowed_and_what_is_not() -> None:
     masters = Masters(model, torch.bfloat16)
     assert model.weight.dtype == model.base.dtype == torch.bfloat16
     assert model.frequencies.dtype == torch.float32
-    assert masters.weights.keys() == masters.state_dict().keys() == {"weight"}
+    assert masters.weights.keys() == {"weight"}
     assert masters.weights["weight"].tolist() == [1.0 + 2**-12] * 2  # not rounded
     frequencies = [b for n, b in qwen().named_buffers() if "inv_freq" in n]
     model = qwen()
@@ -174,22 +173,15 @@ def test_without_another_dtype_nothing_is_copied() -> None:
         model = Small()
         masters = Masters(model, compute)
         assert masters.weights["weight"] is model.weight
-        assert masters.state_dict() == {}
-        masters.load_state_dict({})
 
 
-def test_masters_are_restored_into_the_model() -> None:
-    one, other = Small(), Small()
-    masters = Masters(one, torch.bfloat16)
+def test_masters_are_published_into_the_model() -> None:
+    model = Small()
+    masters = Masters(model, torch.bfloat16)
     with torch.no_grad():
         masters.weights["weight"].add_(1.0)
-    again = Masters(other, torch.bfloat16)
-    again.load_state_dict(masters.state_dict())
-    assert torch.equal(again.weights["weight"], masters.weights["weight"])
-    assert other.weight.tolist() == [2.0, 2.0]
-    for state in ({}, {"other": torch.zeros(2)}):
-        with pytest.raises(ValueError, match="compute_dtype"):
-            again.load_state_dict(state)
+    masters.publish()
+    assert model.weight.tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -209,7 +201,7 @@ def test_wide_weights_are_saved_under_tied_names_too(tmp_path: Path, tied: bool)
 
 
 @pytest.mark.parametrize("kind", ["ema", "frozen"])
-def test_an_update_with_masters_continues_bit_for_bit(kind: str) -> None:
+def test_an_update_with_masters_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
     def build() -> PolicyUpdate:
         config = {"teacher": {"kind": kind, "rate": 0.1}}
         train = {"lr": 1e-4, "updates_per_batch": 2}
@@ -217,16 +209,10 @@ def test_an_update_with_masters_continues_bit_for_bit(kind: str) -> None:
 
     straight = build()
     straight.run(samples(4), StepReport())
-    buffer = io.BytesIO()
-    saved = straight.state_dict(), straight.student.state_dict(), straight.method.tensors()
-    torch.save(saved, buffer)
+    restore = fakes.carry_over(straight, tmp_path / "state")
     straight.run(samples(3), StepReport())
-    buffer.seek(0)
     resumed = build()
-    state, student, tensors = torch.load(buffer, weights_only=True)
-    resumed.student.load_state_dict(student)
-    resumed.load_state_dict(state)
-    resumed.method.load_tensors(tensors)
+    restore(resumed)
     assert resumed.updates == 2
     resumed.run(samples(3), StepReport())
     a, b = snapshot(straight), snapshot(resumed)

@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
         "final",
         "done.json",
     }
-    assert not [path for path in finished.rglob(".*") if path.name != ".lock"]
+    assert not [p for p in finished.rglob(".*") if p.name not in (".lock", ".metadata")]
     steps = [row["step"] for row in read_metrics(finished)]
     assert steps == [0, 1, 1, 2, 2]
     assert sorted(p.name for p in (finished / "traces").iterdir()) == [
@@ -245,20 +245,11 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def drop_tensor(file: Path) -> None:
-    """A file that is whole but lacks a weight: a library would fill it with random numbers."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(file)
-    tensors.pop(sorted(tensors)[-1])
-    save_file(tensors, file, {"format": "pt"})
-
-
 DAMAGES: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "truncated state.pt": ("state.pt", truncate),
-    "empty state.pt": ("state.pt", lambda file: file.write_bytes(b"")),
-    "garbage in state.pt": ("state.pt", lambda file: file.write_bytes(b"garbage" * 99)),
-    "no state.pt": ("state.pt", Path.unlink),
+    "truncated random.pt": ("random.pt", truncate),
+    "empty random.pt": ("random.pt", lambda file: file.write_bytes(b"")),
+    "garbage in random.pt": ("random.pt", lambda file: file.write_bytes(b"garbage" * 99)),
+    "no random.pt": ("random.pt", Path.unlink),
     "truncated state.json": ("state.json", truncate),
     "garbage in state.json": ("state.json", lambda file: file.write_bytes(b"\xff\xfe{")),
     "state.json of another shape": ("state.json", lambda file: file.write_text("[1]")),
@@ -267,9 +258,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | {"method": {}})),
     ),
     "no state.json": ("state.json", Path.unlink),
-    "truncated weights": ("model/model.safetensors", truncate),
-    "no weights": ("model/model.safetensors", Path.unlink),
-    "one weight missing": ("model/model.safetensors", drop_tensor),
+    "truncated weights": ("tensors/__0_0.distcp", truncate),
+    "no weights": ("tensors/.metadata", Path.unlink),
 }
 
 

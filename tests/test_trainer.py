@@ -225,6 +225,8 @@ def test_sizes_and_workers_change_no_token_and_no_lesson(run: Make) -> None:
     assert playbooks[0] == playbooks[1]
     assert json.loads(playbooks[0])["entries"]
     for a, b in zip(plain.rows(), other.rows(), strict=True):
+        for row in (a, b):
+            row.pop("train/padding", None)
         numbers = {k: v for k, v in a.items() if not k.startswith("time/")}
         assert numbers == pytest.approx(
             {k: v for k, v in b.items() if not k.startswith("time/")}, rel=1e-4, abs=1e-5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -295,18 +294,14 @@ def test_gradients_are_clipped(make: Make) -> None:
 
 
 @pytest.mark.parametrize("method", ["resd", "grpo"])
-def test_an_update_continues_bit_for_bit_from_its_state(make: Make, method: str) -> None:
+def test_an_update_continues_bit_for_bit_from_its_state(
+    make: Make, method: str, tmp_path: Path
+) -> None:
     straight = make(method)
     straight.run(samples(), StepReport())
-    buffer = io.BytesIO()
-    state = straight.state_dict(), straight.student.state_dict(), straight.method.tensors()
-    torch.save(state, buffer)
+    restore = fakes.carry_over(straight, tmp_path / "state")
     straight.run(samples(6), StepReport())
     resumed = make(method)
-    buffer.seek(0)
-    saved, student, tensors = torch.load(buffer, weights_only=True)
-    resumed.load_state_dict(saved)
-    resumed.student.load_state_dict(student)
-    resumed.method.load_tensors(tensors)
+    restore(resumed)
     resumed.run(samples(6), StepReport())
     assert same(weights(straight), weights(resumed))

@@ -240,9 +240,10 @@ def test_three_steps_and_a_resume(tmp_path: Path) -> None:
     whole = train(load_config(None, settings(place, tmp_path / "whole", method="resd")))
     assert [row["step"] for row in rows(whole)] == [1, 2, 3]
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(whole))
-    moved = final(whole)["model.embed_tokens.weight"] - loaded(place).state_dict()[
-        "model.embed_tokens.weight"
-    ]
+    moved = (
+        final(whole)["model.embed_tokens.weight"]
+        - loaded(place).state_dict()["model.embed_tokens.weight"]
+    )
     assert moved.abs().max() > 1e-3
     part = train(
         load_config(None, settings(place, tmp_path / "part", method="resd", train__steps=2))
@@ -341,7 +342,11 @@ def test_a_server_generates_as_the_hf_engine(
     running.start()
     assert gap(engine, model, tokenizer) < 1e-5
     engine.close()
-    over = {"engine__kind": "vllm_server", "engine__url": running.url, "model__max_context": CONTEXT}
+    over = {
+        "engine__kind": "vllm_server",
+        "engine__url": running.url,
+        "model__max_context": CONTEXT,
+    }
     run = train(load_config(None, settings(place, tmp_path / "run", "sdpo", **over)))
     assert len(rows(run)) == 3
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))

@@ -62,6 +62,8 @@ def settings(model: Path, output: Path, method: str = "resd", **over: Any) -> di
         "evaluation.every": 2,
         "evaluation.samples": 2,
         "evaluation.max_examples": 4,
+        "checkpoint.every": 1,
+        "checkpoint.background": False,
     }
     if method == "resd":
         values |= {"method.reflection_tokens": 12, "method.curation_tokens": 12}
@@ -159,3 +161,20 @@ def patch_writer() -> None:
         ]
 
     HFEngine.generate = generate  # type: ignore[method-assign]
+
+
+def tensors_of(place: Path) -> dict[str, Any]:
+    """All tensors of a checkpoint by their dotted names."""
+    import torch
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    from resd.backend import Local
+
+    known = FileSystemReader(place).read_metadata().state_dict_metadata
+    found = {
+        name: torch.zeros(value.size, dtype=value.properties.dtype)
+        for name, value in known.items()
+        if hasattr(value, "size")
+    }
+    Local().load(place, found)
+    return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
+from resd.backend.base import Backend
+from resd.backend.launch import make_backend
 from resd.config import RunConfig, load_config
 from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
-from resd.loop.view import RunView, make_view
+from resd.loop.view import MuteView, RunView, make_view
 from resd.runs.directory import RunDirectory, check_new, read_config
+from resd.runs.follower import FollowedRun
 from resd.tasks.registry import ADAPTERS
 
 
@@ -25,18 +28,17 @@ def train(config: RunConfig, view: RunView | None = None) -> Path:
     from resd.loop.setup import prepare
 
     config = anchored(config, Path.cwd())
-    if config.output is not None:
-        check_new(config.output)
-    setup = prepare(config)
-    try:
+    with closing(make_backend(config.model.device)) as backend:
         if config.output is not None:
-            run = RunDirectory.create(config.output, config)
-        else:
-            run = RunDirectory.create_numbered(default_output(config), config)
-    except BaseException:
-        setup.close()
-        raise
-    _run(setup, run, view)
+            output = config.output
+            backend.on_main(lambda: check_new(output))
+        setup = backend.together(lambda: prepare(config))
+        try:
+            run = _shared(backend, lambda: _created(config))
+        except BaseException:
+            setup.close()
+            raise
+        _run(setup, run, view, backend)
     return run.path
 
 
@@ -62,29 +64,61 @@ def resume(
     """
     from resd.loop.setup import prepare
 
-    run, config = RunDirectory.open(path, accept, steps)
-    shown = view or make_view()
-    try:
-        run.set_damaged_aside(shown.warn)
-        run.check_rows(shown.warn)
-        setup = prepare(config)
-    except BaseException:
-        shown.close()
-        run.close()
-        raise
-    _run(setup, run, shown)
+    with closing(make_backend(read_config(path).model.device)) as backend:
+        shown = view or (make_view() if backend.main else MuteView())
+
+        def opened() -> RunDirectory:
+            run, _ = RunDirectory.open(path, accept, steps)
+            try:
+                run.set_damaged_aside(shown.warn)
+                run.check_rows(shown.warn)
+            except BaseException:
+                run.close()
+                raise
+            return run
+
+        try:
+            run = _shared(backend, opened)
+        except BaseException:
+            shown.close()
+            raise
+        try:
+            setup = backend.together(lambda: prepare(read_config(path)))
+        except BaseException:
+            shown.close()
+            run.close()
+            raise
+        _run(setup, run, shown, backend)
     return path
 
 
-def _run(setup: object, run: RunDirectory, view: RunView | None) -> None:
+def _created(config: RunConfig) -> RunDirectory:
+    if config.output is not None:
+        return RunDirectory.create(config.output, config)
+    return RunDirectory.create_numbered(default_output(config), config)
+
+
+def _shared(backend: Backend, make: Callable[[], RunDirectory]) -> RunDirectory:
+    """The run that process 0 makes or opens; the others follow it."""
+    own: list[RunDirectory] = []
+
+    def on_main() -> Path:
+        own.append(make())
+        return own[0].path
+
+    path = backend.on_main(on_main)
+    return own[0] if own else FollowedRun(path)
+
+
+def _run(setup: object, run: RunDirectory, view: RunView | None, backend: Backend) -> None:
     from resd.loop.setup import Setup
     from resd.loop.trainer import Trainer
 
     assert isinstance(setup, Setup)
-    shown = view or make_view()
+    shown = view or (make_view() if backend.main else MuteView())
     try:
         try:
-            trainer = Trainer(setup, run, shown)
+            trainer = Trainer(setup, run, shown, backend=backend)
         except UserError:
             run.discard()
             raise

@@ -2,7 +2,8 @@
 
 `frozen` keeps the initial weights, `ema` follows the student slowly, `live` is the student itself.
 A parameter-efficient (peft) student, recognised by its `disable_adapter`, needs no second copy of
-the model: frozen turns the adapter off, ema swaps in its own adapter weights.
+the model: frozen turns the adapter off, ema swaps in its own adapter weights. Weights that are
+sharded over several processes are as good as others.
 
 Build a teacher from the bare student, not from a wrapper (DDP, compiled) around it, and give
 `update` its weights by the same names.
@@ -11,7 +12,7 @@ Build a teacher from the bare student, not from a wrapper (DDP, compiled) around
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol, get_args
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 TeacherKind = Literal["frozen", "ema", "live"]
+Copy = Callable[[nn.Module], nn.Module]
 
 
 class Teacher(Protocol):
@@ -75,15 +77,15 @@ class LiveTeacher:
 class FrozenTeacher:
     """The initial weights: a copy, or for a peft student the base model with the adapter off.
 
-    The copy goes to the checkpoint: the run that resumes may not have the initial model any more.
+    No checkpoint holds it: a run that resumes starts from the same initial model.
     """
 
     fixed = True
 
-    def __init__(self, student: nn.Module) -> None:
-        """Copy the student, or keep a reference to a peft student."""
+    def __init__(self, student: nn.Module, copy: Copy | None = None) -> None:
+        """Copy the student, or keep a reference to a peft student; `copy` as in `make_teacher`."""
         self._peft = is_peft(student)
-        self._model = student if self._peft else _detached_copy(student)
+        self._model = student if self._peft else (copy or _detached_copy)(student)
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
@@ -101,12 +103,12 @@ class FrozenTeacher:
         """Do nothing: frozen."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the copied weights, or nothing for a peft student."""
-        return {} if self._peft else _tensors(self._model)
+        """Return nothing: it never moves."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the copied weights."""
-        _copy_into(self.state_dict(), state)
+        """Accept the empty state only."""
+        _copy_into({}, state)
 
 
 class EmaTeacher:
@@ -121,7 +123,11 @@ class EmaTeacher:
     fixed = False
 
     def __init__(
-        self, student: nn.Module, rate: float, weights: Mapping[str, Tensor] | None = None
+        self,
+        student: nn.Module,
+        rate: float,
+        weights: Mapping[str, Tensor] | None = None,
+        copy: Copy | None = None,
     ) -> None:
         """Start the average at the student's weights (of a peft student: its adapter's).
 
@@ -129,6 +135,7 @@ class EmaTeacher:
             student: the bare student.
             rate: in (0, 1]. An average that never moves must be asked for as `FrozenTeacher`.
             weights: the student's wide weights by name, where it computes in a narrower dtype.
+            copy: as in `make_teacher`.
 
         Raises:
             ValueError: for a rate outside (0, 1], or a student without anything to average.
@@ -137,13 +144,19 @@ class EmaTeacher:
             raise ValueError(f"rate must be in (0, 1], got {rate}; use a frozen teacher for 0")
         self.rate = rate
         self._peft = is_peft(student)
-        self._model = student if self._peft else _detached_copy(student)
+        self._model = student if self._peft else (copy or _detached_copy)(student)
         trained = {name for name, weight in student.named_parameters() if weight.requires_grad}
         # Where the weights already are float32, the copy's own tensors hold the average.
         self._average = {
             name: _widened(parameter.detach(), always_copy=self._peft)
             for name, parameter in self._model.named_parameters()
             if name in trained and parameter.is_floating_point()
+        }
+        # The copy's weights that do not hold the average themselves, but a rounded one.
+        self._rounded = {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if name in self._average and parameter.dtype != self._average[name].dtype
         }
         if not self._average:
             raise ValueError("the student has no parameter to average")
@@ -176,9 +189,8 @@ class EmaTeacher:
         self._publish()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the average in its own precision, and the buffers of a copied model."""
-        rest = {} if self._peft else _tensors(self._model)
-        return {**rest, **self._average}
+        """Return the average in its own precision."""
+        return dict(self._average)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the average."""
@@ -190,10 +202,8 @@ class EmaTeacher:
         """Round the average into the copied model, where that has another dtype."""
         if self._peft:  # done for the time of use only, the model is the student's
             return
-        parameters = dict(self._model.named_parameters())
-        for name, average in self._average.items():
-            if parameters[name].data_ptr() != average.data_ptr():
-                parameters[name].copy_(average)
+        for name, parameter in self._rounded.items():
+            parameter.copy_(self._average[name])
 
 
 def make_teacher(
@@ -201,16 +211,25 @@ def make_teacher(
     student: nn.Module,
     rate: float = 1e-4,
     weights: Mapping[str, Tensor] | None = None,
+    copy: Copy | None = None,
 ) -> Teacher:
     """Build the teacher that the configuration names; only `ema` uses `rate` and `weights`.
+
+    Args:
+        kind: which.
+        student: the bare student.
+        rate: of the average.
+        weights: see `EmaTeacher`.
+        copy: makes the frozen copy of a student that carries no adapter, in eval mode, with the
+            same names; `copy.deepcopy` by default, which sharded models refuse.
 
     Raises:
         ValueError: for an unknown kind, or a rate that the ema teacher rejects.
     """
     if kind == "frozen":
-        return FrozenTeacher(student)
+        return FrozenTeacher(student, copy)
     if kind == "ema":
-        return EmaTeacher(student, rate, weights)
+        return EmaTeacher(student, rate, weights, copy)
     if kind == "live":
         return LiveTeacher(student)
     raise ValueError(f"teacher kind must be one of {get_args(TeacherKind)}, got {kind!r}")
@@ -239,9 +258,14 @@ def _swapped_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
     """Let the named parameters hold `tensors`, in their own dtype, for the time of the context.
 
     `.data` is re-pointed, nothing is written: the student's tensors return bit for bit, and a
-    graph recorded before can still run its backward pass afterwards.
+    graph recorded before can still run its backward pass afterwards. Shards are written over and
+    back: re-pointed, they would still be gathered from where they were.
     """
     parameters = dict(model.named_parameters())
+    if any(hasattr(parameters[name], "to_local") for name in tensors):
+        with _written_over(parameters, tensors):
+            yield
+        return
     own = {name: parameters[name].data for name in tensors}
     try:
         for name, tensor in tensors.items():
@@ -252,15 +276,24 @@ def _swapped_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             parameters[name].data = tensor
 
 
+@contextmanager
+def _written_over(
+    parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> Iterator[None]:
+    own = {name: parameters[name].detach().clone() for name in tensors}
+    try:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                parameters[name].copy_(tensor)
+
+
 def _detached_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).requires_grad_(False).eval()
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers, each once even if tied."""
-    kept = model.state_dict().keys()
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named if name in kept}
 
 
 def _widened(tensor: Tensor, *, always_copy: bool) -> Tensor:

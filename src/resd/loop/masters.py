@@ -51,28 +51,6 @@ class Masters:
             if self._wide[name] is not parameter:
                 parameter.copy_(self._wide[name])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The wide weights that the model itself does not hold."""
-        return {
-            name: wide.detach()
-            for name, wide in self._wide.items()
-            if wide is not self._narrow[name]
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore `state_dict()`.
-
-        Raises:
-            ValueError: it is of another model, or of another compute dtype.
-        """
-        own = self.state_dict()
-        if own.keys() != state.keys():
-            raise ValueError("the saved float32 weights do not fit this model's compute_dtype")
-        for name, wide in own.items():
-            wide.copy_(state[name])
-        self.publish()
-
 
 def _add_to(wide: nn.Parameter) -> Any:
     def hook(parameter: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class Micro:
             torch.tensor(advantages),
             sampler,
         )
+
+    def without_weight(self) -> Micro:
+        """The same forward passes, for nothing: a process that has no work left takes part so."""
+        return replace(self, weights=torch.zeros_like(self.weights), old=None, scores=None)
 
     @property
     def cost(self) -> int:

@@ -6,11 +6,13 @@ Training and evaluation go through the same `Sampler`; so do reflections and cur
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from resd.backend import Backend, Local, woven
 from resd.engines import Engine, OnDone, Request, Sampling
 from resd.loop.clock import Clock
 from resd.runs.seeds import derive
@@ -67,6 +69,7 @@ class Sampler:
         seed: of the run.
         clock: counts the time.
         progress: called while responses are generated, with the number done and the number of all.
+        backend: the processes that share the work.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Sampler:
         seed: int,
         clock: Clock | None = None,
         progress: Progress | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.engine = engine
         self.encode = encode
@@ -88,6 +92,8 @@ class Sampler:
         self._seed = seed
         self._clock = clock or Clock()
         self._progress = progress
+        self._backend = backend or Local()
+        self._warned: set[str] = set()
         self._updates = 0
         self._held = ""
 
@@ -132,7 +138,27 @@ class Sampler:
     def _answered(
         self, asked: Sequence[tuple[Example, Request]]
     ) -> tuple[list[Completion], Scores]:
-        """Completions and what they are worth; graded as they come, where others can do that."""
+        """Completions and what they are worth, each process for its part of the requests."""
+        if not asked:
+            return [], Scores()
+        with self._clock.phase("generate"):
+            self._hand_over_student()
+        with self._lent(None):
+            parts = self._backend.spread(asked, self._answered_here)
+        total = Scores(
+            woven([scores.outcomes for _, scores in parts]),
+            failures=woven([scores.failures for _, scores in parts]),
+        )
+        for _, scores in parts:
+            total.counts += scores.counts
+            total.warnings += [w for w in scores.warnings if w not in self._warned]
+            self._warned.update(scores.warnings)
+        return woven([completions for completions, _ in parts]), total
+
+    def _answered_here(
+        self, asked: Sequence[tuple[Example, Request]]
+    ) -> tuple[list[Completion], Scores]:
+        """Graded as they come, where others can do that."""
         with self.scorer.stream() as stream:
 
             def grade(number: int, completion: Completion) -> None:
@@ -140,39 +166,52 @@ class Sampler:
 
             with self._clock.phase("generate"):
                 early = grade if stream.early else None
-                completions = self.generate([request for _, request in asked], on_done=early)
+                completions = self._generated([request for _, request in asked], early)
             with self._clock.phase("environment"):
                 for number, completion in enumerate(completions if early is None else ()):
                     grade(number, completion)
                 return completions, stream.finish()
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        teacher: torch.nn.Module | None = None,
-        on_done: OnDone | None = None,
+        self, requests: Sequence[Request], teacher: torch.nn.Module | None = None
     ) -> list[Completion]:
-        """Completions by the student's weights, or by those of a teacher.
-
-        Args:
-            requests: what is asked for.
-            teacher: whose weights to take instead of the student's.
-            on_done: hears of each completion while others are still generated.
-        """
+        """Completions by the student's weights, or by those of a teacher."""
         if not requests:
             return []
-        if teacher is not None:
+        with self._lent(teacher):
+            return woven(self._backend.spread(requests, self._generated))
+
+    @contextmanager
+    def _lent(self, teacher: torch.nn.Module | None) -> Iterator[None]:
+        """Let the engine hold the weights of the student, or of a teacher."""
+        model = self._student if teacher is None else teacher
+        if model is None:
+            yield
+            return
+        if teacher is None:
+            self._hand_over_student()
+        else:
             self._hand_over(teacher, "teacher")
-        elif self._student is not None:
-            self._hand_over(self._student, "student")
-        if self._progress is None:
-            return self.engine.generate(requests, *([on_done] if on_done else []))
-        return self.engine.generate(requests, _counted(len(requests), self._progress, on_done))
+        with self._backend.whole(model) if self.engine.shares_weights else nullcontext():
+            yield
+
+    def _generated(
+        self, requests: Sequence[Request], on_done: OnDone | None = None
+    ) -> list[Completion]:
+        if not requests:
+            return []
+        if self._progress is not None:
+            on_done = _counted(len(requests), self._progress, on_done)
+        return self.engine.generate(requests, *([on_done] if on_done else []))
 
     def rest(self) -> None:
         """Nothing is generated for a while: the engine may give memory back."""
         if self.engine.rest():
             self._held = ""
+
+    def _hand_over_student(self) -> None:
+        if self._student is not None:
+            self._hand_over(self._student, "student")
 
     def _hand_over(self, model: torch.nn.Module, whose: str) -> None:
         # Copying may take an engine minutes: the same weights are handed over once.

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from resd.backend import Backend, Local
 from resd.config import RunConfig
 from resd.engines import Engine, Request, Sampling
 from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
 from resd.errors import UserError
+from resd.loop.background import Background
 from resd.loop.clock import Clock
 from resd.loop.evaluate import evaluate, evaluate_baselines
-from resd.loop.masters import Masters
 from resd.loop.recorder import Recorder, step_row
 from resd.loop.rollouts import Batch, Sampler
 from resd.loop.safe_view import SafeView
 from resd.loop.setup import Setup
-from resd.loop.state import Progress, restore_state, save_state
+from resd.loop.state import Progress, restore_state, state_writer
 from resd.loop.stream import Stream
+from resd.loop.student import Student
 from resd.loop.trackers import Trackers
 from resd.loop.update import PolicyUpdate
-from resd.loop.view import RunView
+from resd.loop.view import MuteView, RunView
 from resd.methods import make_method
 from resd.methods.base import Services, StepReport, Written
-from resd.models.head import head_of
-from resd.models.load import compute_dtype, load_model
-from resd.models.lora import left_out
-from resd.models.save import save_model, verify_saved
-from resd.runs import RunDirectory, atomic, identity
+from resd.runs import RunDirectory, identity
 from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, seed_everything
 from resd.tasks.registry import describe_error
@@ -50,27 +48,29 @@ class Trainer:
         run: the directory, open for writing.
         view: what a person sees.
         engine: generates, and is the caller's to close; by default what the configuration names.
+        backend: the processes that train together; by default this one alone.
     """
 
     def __init__(
-        self, setup: Setup, run: RunDirectory, view: RunView, engine: Engine | None = None
+        self,
+        setup: Setup,
+        run: RunDirectory,
+        view: RunView,
+        engine: Engine | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        self.setup, self.run, self.view = setup, run, SafeView(view)
+        self.backend = backend or Local()
+        main = self.backend.main
+        self.setup, self.run, self.view = setup, run, SafeView(view if main else MuteView())
         self.config: RunConfig = setup.config
         config = self.config
         seed_everything(config.seed)
         self.clock = Clock()
-        self.recorder = Recorder(run, traces=config.traces, warn=self.view.warn)
+        self.recorder = Recorder(run, traces=config.traces and main, warn=self.view.warn)
         self.stream = Stream(setup.train, config.train, config.seed)
         # A teacher that does not move starts from the model the run started from.
-        self.model = load_model(config.model)
-        fused = left_out(self.model)
-        if fused:
-            self.view.warn(
-                f"model.lora: fused experts get no adapter ({', '.join(fused)}); "
-                "name them in model.lora.target_modules to train them"
-            )
-        self.masters = Masters(self.model, compute_dtype(config.model))
+        self.student = Student(config.model, setup.tokenizer, self.backend, self.view.warn)
+        self.model = self.student.model
         self._own_engine = (
             make_engine(config, self.model, setup.tokenizer, setup.context)
             if engine is None
@@ -86,37 +86,41 @@ class Trainer:
             setup.max_prompt,
             config.seed,
             self.clock,
+            backend=self.backend,
         )
         ends = end_token_ids(self.model, setup.tokenizer)
         self.pad_id = pad_token_id(setup.tokenizer, ends, embedding_rows(self.model))
-        head, why = head_of(self.model)
-        if why:
-            self.view.warn(
-                f"model.path: the logits of a whole micro-batch are made at once, because {why}: "
-                "the loss takes more memory (lower train.micro_batch_tokens)"
-            )
-        self.method = make_method(config.method, self._services(head.whole))
+        self.method = make_method(config.method, self._services())
         self.update = PolicyUpdate(
             self.model,
-            self.masters,
+            self.student.masters,
             self.method,
             config.train,
             self.pad_id,
             on_sampler=not engine.shares_weights,
             warn=self.view.warn,
+            backend=self.backend,
         )
+        self._saving = Background(enabled=config.checkpoint.background)
+        self._saved_at = time.monotonic()
         self.progress = Progress()
         self._told_outside = False
         checkpoints = run.checkpoints()
         if checkpoints:
-            self.progress = restore_state(checkpoints[-1][1], self.model, self.update, self.method)
+            self.progress = restore_state(
+                checkpoints[-1][1], self.backend, self.update, self.method
+            )
             self.sampler.student_changed()
-        self.baselines = evaluate_baselines(
-            setup.environment, setup.test, config.evaluation, setup.scorer
+        self.baselines = self.backend.on_main(
+            lambda: evaluate_baselines(
+                setup.environment, setup.test, config.evaluation, setup.scorer
+            )
         )
-        run.rewind(self.progress.step if checkpoints else -1, config.checkpoint.keep)
+        last = self.progress.step if checkpoints else -1
+        self.backend.on_main(lambda: run.rewind(last, config.checkpoint.keep, self._budget))
         run_id = str((identity.load(run.path) or {}).get("id", run.path.name))
-        self.trackers = Trackers(config.trackers, run.path, config, run_id, warn=self.view.warn)
+        trackers = config.trackers if main else []
+        self.trackers = Trackers(trackers, run.path, config, run_id, warn=self.view.warn)
 
     # -- Algorithm 1 -----------------------------------------------------------------------
 
@@ -124,7 +128,9 @@ class Trainer:
         """Run to the end of the stream; evaluate, save, and leave a state that resumes."""
         try:
             self._train()
+            self._saving.wait()
         finally:
+            self._saving.settle()
             self.trackers.finish()
             if self._own_engine is not None:
                 self._own_engine.close()
@@ -147,8 +153,7 @@ class Trainer:
             self._one_step(self.stream.batch(self.progress.step))
             if self._evaluation_due():
                 self._evaluate()
-            step, every = self.progress.step, self.config.checkpoint.every
-            if step % every == 0 or step == self.stream.steps:
+            if self._checkpoint_due():
                 self._checkpoint()
         self._finish()
 
@@ -166,6 +171,7 @@ class Trainer:
             self.sampler.rest()
             if self.update.run(samples, report):  # 5, 6: policy update, teacher sync
                 self.sampler.student_changed()
+        self.backend.agree("what the method remembers", json.dumps(self.method.state_dict()))
         solved |= {rollout.example.id for rollout in rollouts if rollout.passed}
         self._report(rollouts, report)
 
@@ -252,7 +258,7 @@ class Trainer:
         self.view.evaluated(step, result)
         kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
         steps = [int(self.progress.evaluations[i]["step"]) for i in kept]
-        self.run.save_evaluated(step, steps, self._save_model)
+        self.run.save_evaluated(step, steps, self.student.save)
 
     # -- what is kept ------------------------------------------------------------------------
 
@@ -261,7 +267,8 @@ class Trainer:
         totals["rollouts"] += len(rollouts)
         totals.update({k: v for k, v in report.counts.items() if v})
         try:
-            report.metrics |= self.method.metrics(self.setup.environment)
+            if self.backend.main:
+                report.metrics |= self.method.metrics(self.setup.environment)
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
         self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
@@ -282,27 +289,37 @@ class Trainer:
                 "both or full, or raise method.top_k"
             )
 
-    def _save_model(self, path: Path) -> None:
-        save_model(self.model, path, self.masters.weights)
-        self.setup.tokenizer.save_pretrained(path)
+    @property
+    def _budget(self) -> float | None:
+        most = self.config.checkpoint.max_gb
+        return None if most is None else most * 1e9
 
-    def _save_and_verify(self, path: Path) -> None:
-        """What is saved is loaded again and compared, before the run calls itself done."""
-        self._save_model(path)
-        verify_saved(self.model, path)
+    def _checkpoint_due(self) -> bool:
+        step, config = self.progress.step, self.config.checkpoint
+        if step == self.stream.steps:
+            return True
+        if isinstance(config.every, int):
+            return step % config.every == 0
+        due = time.monotonic() - self._saved_at >= (config.seconds or 0.0)
+        return self.backend.told(due)  # clocks differ
 
     def _checkpoint(self) -> None:
-        def fill(path: Path) -> None:
-            save_state(path, self.progress, self.model, self.update, self.method)
-
+        """Begin to write a checkpoint; the one before is complete by then."""
+        step, config = self.progress.step, self.config.checkpoint
         with self.clock.phase("save"):
-            self.run.save_checkpoint(self.progress.step, self.config.checkpoint.keep, fill)
+            self._saving.wait()
+            fill = state_writer(
+                self.backend, self.progress, self.update, self.method, copy=config.background
+            )
+            self._saving.start(
+                lambda: self.run.save_checkpoint(step, config.keep, fill, self._budget)
+            )
+        self._saved_at = time.monotonic()
 
     def _finish(self) -> None:
-        best, kept = self._best()
-        atomic.write_directory(self.run.path / "final", self._save_and_verify)
-        source = kept if kept is not None else self.run.path / "final"
-        atomic.write_directory(self.run.path / "best", lambda path: _copy_tree(source, path))
+        self._saving.wait()
+        self.run.save_final(self.student.save_and_verify)
+        best = self._best()
         totals = self.progress.totals
         summary = {
             "steps": self.progress.step,
@@ -310,22 +327,22 @@ class Trainer:
             "rollouts": totals["rollouts"],
             "counts": {k: v for k, v in totals.items() if k != "rollouts"},
         }
-        atomic.write_json(self.run.path / "done.json", summary)
+        self.backend.on_main(lambda: self.run.finish(best, summary))
         self.view.finished(self.run.path, best, self.progress.evaluations)
 
-    def _best(self) -> tuple[int, Path | None]:
-        """The best evaluated step by the rank rule that is still on disk, and where."""
+    def _best(self) -> int:
+        """The best evaluated step by the rank rule that is still on disk; else the last."""
         here = self.run.evaluated()
         evaluations = self.progress.evaluations
         for i in best_indices(evaluations, len(evaluations)):
             step = int(evaluations[i]["step"])
             if step in here:
-                return step, here[step]
-        return self.progress.step, None
+                return step
+        return self.progress.step
 
     # -- wiring ------------------------------------------------------------------------------
 
-    def _services(self, whole_logits: bool) -> Services:
+    def _services(self) -> Services:
         setup = self.setup
         return Services(
             builder=setup.builder,
@@ -333,14 +350,11 @@ class Trainer:
             count_tokens=setup.chat.count_text,
             write=self._write,
             student=self.model,
-            weights=self.masters.weights,
+            weights=self.student.masters.weights,
             trace=self.recorder.trace,
             phase=self.clock.phase,
             seed=self.config.seed,
             pad_id=self.pad_id,
-            whole_logits=whole_logits,
+            whole_logits=self.student.whole_logits,
+            copy=self.student.frozen_copy,
         )
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)

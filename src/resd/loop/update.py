@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
+from resd.backend import Backend, Local, local_part, whole_tensor
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
 from resd.distill.chunked import chunked_loss
@@ -41,6 +43,7 @@ class PolicyUpdate:
         on_sampler: True if the sampler's log-probs are those of another engine, and so count as
             those of the policy that drew the tokens.
         warn: told what a run should know of its first update.
+        backend: the processes that share the work.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class PolicyUpdate:
         *,
         on_sampler: bool = False,
         warn: Callable[[str], None] = lambda text: None,
+        backend: Backend | None = None,
     ) -> None:
         self.student = student
         self.masters = masters
@@ -64,7 +68,8 @@ class PolicyUpdate:
         self._pad_id = pad_id
         self._on_sampler = on_sampler
         self._warn = warn
-        self._checked = False
+        self._backend = backend or Local()
+        self._checked = self._keep_scores = False
 
     def run(self, samples: Sequence[TrainingSample | None], report: StepReport) -> bool:
         """`updates_per_batch` optimiser steps on the samples that teach.
@@ -82,9 +87,15 @@ class PolicyUpdate:
         budget = self.config.micro_batch_tokens
         micros = micro_batches(taught, self._token_weights(samples), budget)
         report.metrics["train/padding"] = padding(micros)
+        # A turn without work still takes part in gathering the weights.
+        turns = [
+            micros[0].without_weight() if index is None else micros[index]
+            for index in self._backend.share([micro.cost for micro in micros])
+        ]
+        self._keep_scores = self.config.updates_per_batch > 1 and self._fits(micros)
         rows: list[dict[str, float]] = []
         for number in range(self.config.updates_per_batch):
-            row = self._step(micros, report.counts, first=number == 0)
+            row = self._step(turns, report.counts, first=number == 0)
             if row is not None:
                 rows.append(row)
         for key in rows[0] if rows else ():
@@ -119,12 +130,14 @@ class PolicyUpdate:
         self.optimizer.zero_grad()
         total: dict[str, float] = {}
         for micro in micros:
-            loss, numbers = self._micro_loss(micro, _KEPT_NUMBERS // len(micros))
-            loss.backward()
+            loss, numbers = self._micro_loss(micro)
+            self._backend.backward(loss)
             for key, value in numbers.items():
                 total[key] = total.get(key, 0.0) + value
+        total = self._backend.sum(total)
         weights = list(self.masters.weights.values())
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm))
+        limit = self.config.max_grad_norm
+        norm = float(whole_tensor(torch.nn.utils.clip_grad_norm_(weights, limit)))
         if not (math.isfinite(norm) and math.isfinite(total["loss"])):
             counts["skipped_not_finite"] += 1
             self.optimizer.zero_grad()
@@ -146,9 +159,15 @@ class PolicyUpdate:
         means = {k: v / share for k, v in total.items() if k != "loss"}
         return {"loss": total["loss"], **means, "grad_norm": norm, "lr": self.config.lr * warm}
 
-    def _micro_loss(self, micro: Micro, room: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def _micro_loss(self, micro: Micro) -> tuple[torch.Tensor, dict[str, float]]:
         """The micro-batch's share of the loss, and of the numbers to log."""
-        scores = self._scores(micro, room)
+        scores = self._scores(micro)
+        with ExitStack() as stack:
+            if scores is not None and scores.head.model is not self.student:
+                stack.enter_context(self._backend.ready(scores.head.model))
+            return self._loss(micro, scores)
+
+    def _loss(self, micro: Micro, scores: Scores | None) -> tuple[torch.Tensor, dict[str, float]]:
         prompts = [sample.prompt_ids for sample in micro.samples]
         texts = [sample.response_ids for sample in micro.samples]
         hidden = response_states(self._head, prompts, texts, self._pad_id)
@@ -184,13 +203,17 @@ class PolicyUpdate:
         micro.old = old
         return loss, {"loss": float(loss.detach()), **{k: float(v) for k, v in sums.items()}}
 
-    def _scores(self, micro: Micro, room: int) -> Scores | None:
+    def _fits(self, micros: Sequence[Micro]) -> bool:
+        """Whether a teacher's hidden states of a batch may be kept, in every process or in none."""
+        width = self._head.width
+        return sum(len(micro.token_ids) for micro in micros) * width <= _KEPT_NUMBERS
+
+    def _scores(self, micro: Micro) -> Scores | None:
         """The teacher's; of one that does not move, computed once for all updates on a batch."""
         if micro.scores is not None:
             return micro.scores
         scores = self.method.score(micro.samples)
-        again = scores is not None and scores.fixed and self.config.updates_per_batch > 1
-        if again and scores is not None and scores.hidden.numel() <= room:
+        if scores is not None and scores.fixed and self._keep_scores:
             micro.scores = scores
         return scores
 
@@ -214,7 +237,8 @@ class PolicyUpdate:
         found = []
         for weight in self.masters.weights.values():
             if weight.grad is not None:
-                flat, grad = weight.detach().flatten(), weight.grad.flatten()
+                flat = local_part(weight.detach()).flatten()
+                grad = local_part(weight.grad).flatten()
                 every = max(1, flat.numel() // 4096)
                 found.append((flat[::every], torch.stack([flat[::every].clone(), grad[::every]])))
         return found
@@ -228,6 +252,8 @@ class PolicyUpdate:
             step = lr * grad / (grad.abs() + 1e-8) + lr * self.config.weight_decay * then
             moved += float((now - then).abs().sum())
             expected += float(step.abs().sum())
+        sums = self._backend.sum({"moved": moved, "expected": expected})
+        moved, expected = sums["moved"], sums["expected"]
         if expected > 0.0 and not 0.5 <= moved / expected <= 2.0:
             self._warn(
                 f"the first update moved the weights by {moved / expected:.0%} of what the "
@@ -235,19 +261,30 @@ class PolicyUpdate:
                 "float32 (model.dtype), and compute in bfloat16 with model.compute_dtype"
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimiser and schedule."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-            "masters": self.masters.state_dict(),
-        }
+    # -- state ---------------------------------------------------------------------------------
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.masters.load_state_dict(state["masters"])
-        self.updates = int(state["updates"])
+    def tensors(self) -> dict[str, Any]:
+        """Weights, and what the optimiser keeps of each, by the model's names; not copies."""
+        weights = dict(self.masters.weights)
+        kept = {
+            name: {k: v for k, v in self.optimizer.state[weight].items() if torch.is_tensor(v)}
+            for name, weight in weights.items()
+            if weight in self.optimizer.state
+        }
+        return {"weights": weights, "optimizer": kept}
+
+    def expect(self, names: Collection[str]) -> None:
+        """Make room for the optimiser's tensors of a checkpoint, given all names in it."""
+        for full in sorted(name for name in names if name.startswith("optimizer.")):
+            name, _, key = full.removeprefix("optimizer.").rpartition(".")
+            weight = self.masters.weights[name]
+            room = torch.zeros(()) if key == "step" else torch.zeros_like(weight)
+            self.optimizer.state[weight][key] = room
+
+    def restored(self, updates: int) -> None:
+        """The tensors hold a checkpoint now, which was written after so many updates."""
+        self.updates = updates
+        self.masters.publish()
 
 
 def token_log_probs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,24 @@ def make_view(console: Console | None = None) -> RunView:
     return LiveView(console) if console.is_terminal else PlainView()
 
 
+class MuteView:
+    """Shows nothing: for the processes beside the first."""
+
+    def begin(self, config: RunConfig, step: int, steps: int) -> None: ...
+
+    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None: ...
+
+    def evaluated(self, step: int, result: Evaluation) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def finished(
+        self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class PlainView:
     """One line an event."""
 

@@ -32,7 +32,11 @@ class Distillation(Method[Config]):
     def __init__(self, config: Config, services: Services) -> None:
         super().__init__(config, services)
         self.teacher = make_teacher(
-            config.teacher.kind, services.student, config.teacher.rate, services.weights
+            config.teacher.kind,
+            services.student,
+            config.teacher.rate,
+            services.weights,
+            services.copy,
         )
 
     def sections(

@@ -46,6 +46,12 @@ class LogitHead:
             return []
         return [weight for weight in self.module.parameters() if weight.requires_grad]
 
+    @property
+    def width(self) -> int:
+        """D of what `response_states` returns."""
+        config = self.base.config.get_text_config()
+        return int(config.vocab_size if self.whole else config.hidden_size)
+
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in the dtype that the model computes in."""
         if self.whole:
@@ -136,7 +142,7 @@ def _captured(module: Any) -> Iterator[list[Tensor]]:
 
     def note(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         seen.append(hidden)
-        return hidden[..., :1]
+        return hidden[..., :1].clone()
 
     own = vars(module).get("forward")
     module.forward = note

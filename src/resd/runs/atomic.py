@@ -87,7 +87,7 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         StorageError: it cannot be written; the old one is still there, or nothing is.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
+    scratch = scratch_of(path)
     barrier(f"before {path.name}")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -113,6 +113,11 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
         remove(scratch)
         raise storage_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
     barrier(f"renamed {path.name}")
+
+
+def scratch_of(path: Path) -> Path:
+    """Where a file or directory is written before it gets its name."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def remove_directory(path: Path) -> None:

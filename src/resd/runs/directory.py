@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -228,12 +229,13 @@ class RunDirectory:
         lines = (" ".join(note.split()) for note in notes)
         atomic.write_text(self.path / "notes.txt", "".join(f"{line}\n" for line in lines))
 
-    def rewind(self, step: int, keep: int) -> None:
+    def rewind(self, step: int, keep: int, budget: float | None = None) -> None:
         """Forget what was written after the checkpoint of `step`: it will be written again.
 
         Args:
             step: of the checkpoint that the run goes on from; -1 if there is none.
             keep: checkpoints to keep.
+            budget: see `save_checkpoint`.
         """
         if (self.path / "metrics.jsonl").exists():
             write_rows(self.path, [r for r in read_metrics(self.path) if r["step"] <= step])
@@ -245,7 +247,7 @@ class RunDirectory:
             for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.trash")]:
                 atomic.barrier(f"before removing {leftover.name}")
                 atomic.remove(leftover)
-        self._prune(keep)
+        self._prune(keep, budget)
 
     # -- checkpoints -----------------------------------------------------------------------
 
@@ -253,15 +255,29 @@ class RunDirectory:
         """Complete checkpoints, oldest first."""
         return _numbered(self.path / "checkpoints")
 
-    def save_checkpoint(self, step: int, keep: int, fill: Callable[[Path], None]) -> None:
-        """Write a checkpoint and drop all but the newest `keep`."""
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def save_checkpoint(
+        self, step: int, keep: int, fill: Callable[[Path], None], budget: float | None = None
+    ) -> None:
+        """Write a checkpoint; drop all but the newest `keep`, and what is over the budget.
+
+        Args:
+            step: of the checkpoint.
+            keep: how many.
+            fill: writes it.
+            budget: most bytes of all checkpoints together; the newest stays in any case.
+        """
 
         def fill_and_sum(path: Path) -> None:
             fill(path)
             identity.write_checksums(path)
 
-        atomic.write_directory(self._folder("checkpoints") / f"step-{step:06d}", fill_and_sum)
-        self._prune(keep)
+        self._folder("checkpoints")
+        atomic.write_directory(self.checkpoint(step), fill_and_sum)
+        self._prune(keep, budget)
 
     def save_evaluated(self, step: int, keep: Sequence[int], fill: Callable[[Path], None]) -> None:
         """Write an evaluated student and drop those that are not to be kept."""
@@ -276,9 +292,31 @@ class RunDirectory:
         """Evaluated students on disk, by step."""
         return dict(_numbered(self.path / "evaluated"))
 
-    def _prune(self, keep: int) -> None:
-        for _, old in self.checkpoints()[:-keep]:
+    def save_final(self, fill: Callable[[Path], None]) -> None:
+        """Write the model at the end of the run."""
+        atomic.write_directory(self.path / "final", fill)
+
+    def finish(self, best: int, summary: Mapping[str, Any]) -> None:
+        """Put the best student beside the last, and say that the run is complete."""
+        kept = self.evaluated().get(best, self.path / "final")
+
+        def copy(path: Path) -> None:
+            shutil.copytree(kept, path, dirs_exist_ok=True)
+
+        atomic.write_directory(self.path / "best", copy)
+        atomic.write_json(self.path / "done.json", summary)
+
+    def _prune(self, keep: int, budget: float | None = None) -> None:
+        kept = self.checkpoints()
+        for _, old in kept[:-keep]:
             atomic.remove_directory(old)
+        if budget is None:
+            return
+        left = budget
+        for number, (_, place) in enumerate(reversed(kept[-keep:])):
+            left -= sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+            if left < 0 and number > 0:
+                atomic.remove_directory(place)
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name
