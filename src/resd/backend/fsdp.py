@@ -6,12 +6,14 @@ weights are float32, forward and backward run in the compute dtype. gloo on CPUs
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,19 +46,9 @@ class Sharded:
 
     def __init__(self, device: str = "auto") -> None:
         self.device = _device(device)
-        cpu = self.device.type == "cpu"
-        try:
-            dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=_TIMEOUT)
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the processes do not find each other: {one_line(str(error))}"
-            ) from None
+        self._objects, self._saving = _groups(self.device.type)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(self.device.type, (self.world,))
-        # Objects and small numbers travel over the CPU, beside what the weights need; checkpoints
-        # are written in the background and must share a group with nothing else.
-        self._objects: Any = dist.new_group(backend="gloo", timeout=_TIMEOUT)
-        self._saving: Any = dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
     @property
     def main(self) -> bool:
@@ -205,9 +197,30 @@ class Sharded:
         return files.copied(tensors)
 
     def close(self) -> None:
-        """Leave together: a process that is gone early would fail the others' last messages."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """The processes stay together until they end: a program may train several models."""
+
+
+@lru_cache(maxsize=1)
+def _groups(device: str) -> tuple[Any, Any]:
+    """Groups for objects and small numbers, and for checkpoints.
+
+    They travel over the CPU, beside what the weights need. Checkpoints are written in the
+    background, and must share a group with nothing else.
+    """
+    if not dist.is_initialized():
+        try:
+            dist.init_process_group(
+                "gloo" if device == "cpu" else f"cpu:gloo,{device}:nccl", timeout=_TIMEOUT
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the processes do not find each other: {one_line(str(error))}"
+            ) from None
+        atexit.register(dist.destroy_process_group)
+    return (
+        dist.new_group(backend="gloo", timeout=_TIMEOUT),
+        dist.new_group(backend="gloo", timeout=_TIMEOUT),
+    )
 
 
 def bare(model: Any) -> Any:

@@ -96,6 +96,8 @@ class HFEngine:
                     attention_mask=mask.to(device),
                     generation_config=config,
                     logits_processor=LogitsProcessorList([choice]),
+                    # Processes have all the weights here, and generate different lengths.
+                    synced_gpus=False,
                 )
         except FloatingPointError:
             raise diverged() from None
