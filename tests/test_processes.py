@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from resd.cli import main
 
@@ -31,6 +32,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "sdpo, untied": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "resd, one example": {"train__batch_size": 1, "train__inner_iterations": 1},
 }
+
+
+# Broken off by one process and gone on with by two, and the other way round.
+BROKEN = ("resd", "resd, lora ema")
 
 
 def torchrun(place: Path, commands: Sequence[Sequence[str]], number: int = 2) -> list[list[int]]:
@@ -87,23 +92,98 @@ def runs(
     def command(name: str, place: Path) -> list[str]:
         return words(name, place / name, untied if "untied" in name else tiny_model)
 
-    codes = torchrun(two, [command(name, two) for name in RUNS])
-    assert codes == [[0] * len(RUNS)] * 2
+    # Two runs of two steps, to be gone on with by the other number of processes.
+    short = {name: command(name, place) for name, place in ((BROKEN[0], one), (BROKEN[1], two))}
+    resumed = {}
+    for place, (name, row) in zip((one, two), short.items(), strict=True):
+        row[row.index("--output") + 1] = str(place / f"{name} resumed")
+        row[row.index("--train.steps") + 1] = "2"
+        resumed[name] = ["train", "--resume", row[row.index("--output") + 1], "--train.steps", "3"]
+    assert main(short[BROKEN[0]]) == 0
+    plans = [*(command(name, two) for name in RUNS), short[BROKEN[1]], resumed[BROKEN[0]]]
+    codes = torchrun(two, plans)
+    assert codes == [[0] * len(plans)] * 2
     for name in RUNS:
         assert main(command(name, one)) == 0
+    assert main(resumed[BROKEN[1]]) == 0
     return one, two
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_are_one(name: str, runs: tuple[Path, Path]) -> None:
-    one, two = (place / name for place in runs)
+def same_run(one: Path, two: Path) -> None:
     for a, b in zip(rows(one), rows(two), strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-7)
     for file in sorted((one / "traces").iterdir()):
         assert file.read_text() == (two / "traces" / file.name).read_text()
-    if "resd" in name:
+    if (one / "playbook.json").exists():
         assert (one / "playbook.json").read_text() == (two / "playbook.json").read_text()
     last = [tiny.tensors_of(max((run / "checkpoints").iterdir()) / "tensors") for run in (one, two)]
     assert last[0].keys() == last[1].keys()
     for key, tensor in last[0].items():
         assert (tensor - last[1][key]).abs().max() <= 1e-5 * tensor.abs().max() + 1e-7, key
+    a, b = (load_file(run / "final" / "model.safetensors") for run in (one, two))
+    assert a.keys() == b.keys()
+    assert all((a[k] - b[k]).abs().max() <= 1e-5 * a[k].abs().max() + 1e-7 for k in a)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_are_one(name: str, runs: tuple[Path, Path]) -> None:
+    same_run(runs[0] / name, runs[1] / name)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_goes_on_with_another_number_of_processes(
+    number: int, runs: tuple[Path, Path]
+) -> None:
+    name = BROKEN[number]
+    same_run(runs[0] / name, runs[number] / f"{name} resumed")
+
+
+# -- when something goes wrong ---------------------------------------------------------------------
+
+
+def start(place: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A run of two processes as a user starts it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "resd.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+
+
+WORLD = """
+import os
+import tiny
+
+class World(tiny.TinyWorld):
+    def examples(self, split):
+        if os.environ.get("RANK") == "1" and "broken" in {mode!r}:
+            raise ValueError("the disk of this machine is gone")
+        return super().examples(split)
+
+    def evaluate(self, example, response):
+        if os.environ.get("RANK") == "1" and "dies" in {mode!r} and example.id.startswith("train"):
+            os._exit(9)
+        return super().evaluate(example, response)
+"""
+
+
+@pytest.mark.parametrize("mode", ["broken", "dies"])
+def test_an_error_in_one_process_ends_all(mode: str, tiny_model: Path, tmp_path: Path) -> None:
+    world = tmp_path / "world.py"
+    world.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n" + WORLD.format(mode=mode))
+    settings = tiny.settings(tiny_model, tmp_path / "run", task=f"{world}:World")
+    settings["rollout.env_mode"] = "thread"  # dies: the process itself
+    done = start(tmp_path, ["train", *tiny.arguments(settings)])
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if line.startswith("resd: ")]
+    assert len(ours) == 1, done.stderr
+    if mode == "broken":
+        assert "process 1 of 2" in ours[0] and "the disk of this machine is gone" in ours[0]
+        assert not (tmp_path / "run").exists()
+    else:
+        assert "another process has ended" in ours[0]
+        assert "--resume" in ours[0]
+        assert any((tmp_path / "run" / "checkpoints").iterdir())

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
-from resd.backend.base import Backend
-from resd.backend.launch import make_backend
+from resd.backend import Backend, make_backend
 from resd.config import RunConfig, load_config
 from resd.config.paths import anchored
 from resd.errors import UserError

@@ -21,6 +21,14 @@ class UserError(Exception):
     """Something that the user can mend; shown without a traceback."""
 
 
+class ProcessError(UserError):
+    """Something went wrong in one of the processes; all raise it, and process 0 says it."""
+
+
+class LostProcessError(UserError):
+    """Another process has ended, and this one cannot go on without it."""
+
+
 def terminal_safe(text: str, stream: TextIO | None = None) -> str:
     r"""Text that a terminal shows and does not obey.
 

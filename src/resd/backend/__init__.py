@@ -1,15 +1,24 @@
 """Where a run runs: in one process, or in several that share one model."""
 
-from resd.backend.base import Backend, Local, ProcessError, local_part, whole_tensor, woven
-from resd.backend.launch import launched, make_backend
+from __future__ import annotations
 
-__all__ = [
-    "Backend",
-    "Local",
-    "ProcessError",
-    "launched",
-    "local_part",
-    "make_backend",
-    "whole_tensor",
-    "woven",
-]
+from resd.backend.base import Backend, Local, local_part, whole_tensor, woven
+from resd.launch import launched
+
+__all__ = ["Backend", "Local", "local_part", "make_backend", "whole_tensor", "woven"]
+
+
+def make_backend(device: str = "auto") -> Backend:
+    """The backend of this process.
+
+    Args:
+        device: as `model.device`.
+
+    Raises:
+        UserError: torchrun set up what cannot work.
+    """
+    if launched() == 1:
+        return Local()
+    from resd.backend.fsdp import Sharded
+
+    return Sharded(device)

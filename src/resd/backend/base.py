@@ -16,14 +16,9 @@ import torch
 from torch import Tensor
 
 from resd.backend import tensors as files
-from resd.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class ProcessError(UserError):
-    """Something went wrong in one of the processes; all raise it."""
 
 
 class Backend(Protocol):

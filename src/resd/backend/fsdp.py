@@ -24,12 +24,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from resd.backend import tensors as files
-from resd.backend.base import ProcessError, whole_tensor
-from resd.errors import UserError, one_line
+from resd.backend.base import whole_tensor
+from resd.backend.stopped import end_at_sigterm
+from resd.errors import LostProcessError, ProcessError, UserError, one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+# What gloo and NCCL say when a peer is gone.
+_GONE = ("Connection closed by peer", "Connection reset", "Broken pipe", "remote process exited")
 # A process may evaluate or load for so long while the others wait for it.
 _TIMEOUT = timedelta(hours=2)
 
@@ -49,6 +52,8 @@ class Sharded:
         self._objects, self._saving = _groups(self.device.type)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(self.device.type, (self.world,))
+        # One of them says it, and at least one of these two is still there.
+        end_at_sigterm(says=self.rank <= 1)
 
     @property
     def main(self) -> bool:
@@ -149,7 +154,8 @@ class Sharded:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients are averaged over the processes; the loss is a share of a sum."""
-        (loss * self.world).backward()
+        with _listening():
+            (loss * self.world).backward()
 
     def sum(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Sums over the processes, in the order of their ranks: the same bits on all."""
@@ -170,12 +176,14 @@ class Sharded:
     def told(self, value: T) -> T:
         """What process 0 holds."""
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._objects)
+        with _listening():
+            dist.broadcast_object_list(box, src=0, group=self._objects)
         return box[0]
 
     def _gather(self, value: T) -> list[T]:
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value, group=self._objects)
+        with _listening():
+            dist.all_gather_object(found, value, group=self._objects)
         return found
 
     # -- checkpoints ------------------------------------------------------------------------
@@ -198,6 +206,20 @@ class Sharded:
 
     def close(self) -> None:
         """The processes stay together until they end: a program may train several models."""
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Say in words that another process does not answer any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _GONE):
+            raise
+        raise LostProcessError(
+            "another process has ended; what was learnt up to the last checkpoint is kept: see "
+            "what that process said, then go on with --resume RUN, with any number of processes"
+        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,8 @@ from resd.cli import doctor, lab, tasks
 from resd.cli.settings import print_settings
 from resd.config import load_config
 from resd.context import TemplateError
-from resd.errors import UserError, close_to, one_line, terminal_safe
+from resd.errors import ProcessError, UserError, close_to, one_line, terminal_safe
+from resd.launch import process_number
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PATH_ERRORS = (
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_words(arguments)
         return _dispatch(arguments)
     except (UserError, TemplateError) as error:
-        return _refuse(str(error))
+        return _refuse(str(error), error)
     except KeyboardInterrupt as error:
         print(f"resd: stopped{one_line(str(error))}", file=sys.stderr)
         return 130
@@ -78,10 +79,20 @@ def _check_words(arguments: Sequence[str]) -> None:
             raise UserError(f"{word[:80]!r} is not UTF-8 text") from None
 
 
-def _refuse(text: str) -> int:
-    """One line, whatever the error holds."""
-    print(f"resd: {one_line(text)}", file=sys.stderr)
+def _refuse(text: str, error: Exception | None = None) -> int:
+    """One line, whatever the error holds; of several processes one says it."""
+    rank = process_number()
+    if rank == 0:
+        print(f"resd: {one_line(text)}", file=sys.stderr)
+    elif not isinstance(error, ProcessError) and _processes_are_up():
+        # What they meet before they know each other, they meet alike: process 0 says it.
+        print(f"resd: process {rank}: {one_line(text)}", file=sys.stderr)
     return 2
+
+
+def _processes_are_up() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.distributed.is_initialized())
 
 
 def _dispatch(arguments: list[str]) -> int:

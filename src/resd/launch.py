@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from resd.backend.base import Backend, Local
 from resd.errors import UserError
 
 
@@ -35,17 +34,8 @@ def launched(environment: Mapping[str, str] | None = None) -> int:
     return int(world)
 
 
-def make_backend(device: str = "auto") -> Backend:
-    """The backend of this process.
-
-    Args:
-        device: as `model.device`.
-
-    Raises:
-        UserError: torchrun set up what cannot work.
-    """
-    if launched() == 1:
-        return Local()
-    from resd.backend.fsdp import Sharded
-
-    return Sharded(device)
+def process_number(environment: Mapping[str, str] | None = None) -> int:
+    """Which process this is; 0 without torchrun."""
+    environment = os.environ if environment is None else environment
+    rank = environment.get("RANK", "0") if environment.get("WORLD_SIZE", "1") != "1" else "0"
+    return int(rank) if rank.isdigit() else 0
