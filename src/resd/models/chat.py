@@ -9,6 +9,7 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from resd.models.line_tokens import LineTokens
 from resd.models.turns import Finder, role_marks, takes_system
 from resd.text import mark_breaker, printable
 from resd.types import ChatMessage
@@ -31,6 +32,7 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, thinking: bool = True) -> None:
         self.tokenizer = tokenizer
         self._thinking = thinking
+        self._lines = LineTokens(tokenizer)
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a prompt, with the assistant header.
@@ -133,7 +135,7 @@ class ChatFormat:
 
     def _ids(self, text: str) -> list[int]:
         # The template writes the special tokens itself.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._lines.ids(text)
 
     def _ids_apart(self, text: str, standing: dict[str, str]) -> list[int]:
         """Token ids of a rendered prompt in which characters stand for tokens' names.
@@ -156,9 +158,7 @@ class ChatFormat:
 
     def _ids_of_text(self, text: str) -> list[int]:
         """Token ids of a text, none of them special."""
-        ids = list(
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        )
+        ids = self._lines.ids(text, special_as_text=True)
         if self._special_ids.isdisjoint(ids):
             return ids
         # The vocabulary itself holds the name of a special token: it is read letter by letter.
@@ -172,4 +172,4 @@ class ChatFormat:
 def _unused(text: str) -> Iterator[str]:
     """Characters of private use that do not stand in a text."""
     used = set(text)
-    return (char for char in map(chr, numbers(_PRIVATE_USE)) if char not in used)
+    yield from (char for char in map(chr, numbers(_PRIVATE_USE)) if char not in used)
