@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count as numbers
 from typing import cast
 
@@ -15,6 +15,7 @@ from resd.text import mark_breaker, printable
 from resd.types import ChatMessage
 
 _PRIVATE_USE = 0xF0000
+_PROMPTS_KEPT = 64
 
 
 class ChatFormat:
@@ -33,13 +34,18 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self._thinking = thinking
         self._lines = LineTokens(tokenizer)
+        self._kept = lru_cache(_PROMPTS_KEPT)(self._encode)
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a prompt, with the assistant header.
 
         Contents without special tokens and role marks give the ids that the tokenizer gives.
         """
-        messages = self._with_system(messages)
+        # A prompt is counted when it is built, and encoded when it is used.
+        return list(self._kept(tuple((m["role"], m["content"]) for m in messages)))
+
+    def _encode(self, turns: tuple[tuple[str, str], ...]) -> list[int]:
+        messages = self._with_system([ChatMessage(role=r, content=c) for r, c in turns])
         contents = [self._break_marks(message["content"]) for message in messages]
         fresh = _unused("".join(contents))
         standing: dict[str, str] = {}

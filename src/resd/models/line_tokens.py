@@ -8,8 +8,9 @@ that the ids are those of the whole text; where that cannot be shown, a text is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 # A shorter text is not worth cutting.
@@ -25,7 +26,10 @@ _ENDS = (
     *("\u00e9", "e\u0301", "\u4e2d", "\u3002", "\u0e01", "\u200b", "\u2603", "\U0001f642", "\x01"),
 )
 _TAILS = ("", "a", "1", " ", ".", "/", "\n")
-_STARTS = tuple(map(chr, range(0x21, 0x7F)))
+_TRIED = dict.fromkeys(
+    [(end, tail) for end in _ENDS for tail in _USUAL_TAILS]
+    + [(end, tail) for end in _USUAL_ENDS for tail in _TAILS]
+)
 # A newline as vocabularies write it: as it is, byte by byte, and as a byte that has no token.
 _NEWLINES = ("\n", "\u010a", "<0x0A>")
 
@@ -39,6 +43,7 @@ class LineTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._starts: dict[str, bool] = {"": False}
         # Lines of now, and lines of before: memory has a bound that costs nothing at each look.
         # The key is the line, and whether the names of special tokens are text in it.
         self._now: dict[tuple[str, bool], Sequence[int]] = {}
@@ -55,16 +60,12 @@ class LineTokens:
         lines = [text] if len(text) < _SHORT else list(self._lines(text))
         known = {line: self._look(line, special_as_text) for line in lines}
         missing = [line for line, ids in known.items() if ids is None]
-        if missing == [text]:
-            known[text] = self._whole(text, special_as_text)
-        elif missing:
-            known |= zip(missing, self._read(missing, special_as_text), strict=True)
-        found: list[int] = []
-        for line in lines:
-            found += known[line] or ()
-        for line in missing:
-            self._keep(line, special_as_text, known[line] or ())
-        return found
+        if missing:
+            read = self._read if self._parts is not None else self._read_whole
+            for line, ids in zip(missing, read(missing, special_as_text), strict=True):
+                known[line] = ids
+                self._keep(line, special_as_text, ids)
+        return list(chain.from_iterable(known[line] or () for line in lines))
 
     def _look(self, line: str, special_as_text: bool) -> Sequence[int] | None:
         key = (line, special_as_text)
@@ -83,15 +84,19 @@ class LineTokens:
         """The lines of a text, joined where the tokenizer may read across their ends."""
         begin = end = 0
         while (end := text.find("\n", end) + 1) > 0:
-            blank = text[max(0, end - 2) : end - 1].strip() == ""
-            if not blank and text[end : end + 1] in self.starts:
+            if not text[max(0, end - 2) : end - 1].strip():
+                continue
+            if self.parts_before(text[end : end + 1]):
                 yield text[begin:end]
                 begin = end
         yield text[begin:]
 
-    def _whole(self, text: str, special_as_text: bool) -> list[int]:
+    def _read_whole(self, texts: Sequence[str], special_as_text: bool) -> list[list[int]]:
         chosen = {"split_special_tokens": True} if special_as_text else {}
-        return list(self._tokenizer(text, add_special_tokens=False, **chosen)["input_ids"])
+        return [
+            list(self._tokenizer(text, add_special_tokens=False, **chosen)["input_ids"])
+            for text in texts
+        ]
 
     def _read(self, texts: Sequence[str], special_as_text: bool) -> list[list[int]]:
         """Many texts at once, without what only offsets need: half the time."""
@@ -102,85 +107,106 @@ class LineTokens:
         read = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in read]
 
+    # -- where a text may be cut -------------------------------------------------------------
+
+    def parts_before(self, char: str) -> bool:
+        """Whether a new line that starts with a character is read as if the text began there.
+
+        Not after a line that ends in a blank. Tried on lines of every kind, once a character: first
+        on the tokenizer's parts, then on the whole as it is called.
+        """
+        if char not in self._starts:
+            parts = self._parts
+            self._starts[char] = (
+                parts is not None and parts.part_before(char) and self._reads_the_same(char)
+            )
+        return self._starts[char]
+
     @cached_property
-    def starts(self) -> frozenset[str]:
-        """Characters before which a new line is read on its own; none if that is not sure."""
+    def _parts(self) -> _Parts | None:
         try:
-            found = line_starts(self._tokenizer)
-            # The parts were asked; this asks the whole, as it is called.
-            ends = (_ENDS[i % len(_ENDS)] for i in range(len(_STARTS)))
-            lines = [f"{start}a 1{end}\n" for start, end in zip(sorted(found), ends, strict=False)]
-            for special_as_text in (False, True):
-                read = [i for ids in self._read(lines, special_as_text) for i in ids]
-                if read != self._whole("".join(lines), special_as_text):
-                    return frozenset()
+            parts = _Parts(self._tokenizer)
+            return parts if parts.known else None
         except Exception:  # a tokenizer made of other parts: nothing is known of it
-            return frozenset()
-        return found
+            return None
+
+    def _reads_the_same(self, char: str) -> bool:
+        lines = [f"{char}a 1{end}\n" for end in _ENDS]
+        text = "".join(lines)
+        return all(
+            self._read_whole([text], as_text) == [list(chain(*self._read(lines, as_text)))]
+            for as_text in (False, True)
+        )
 
 
-def line_starts(tokenizer: Any) -> frozenset[str]:
-    """Characters before which a tokenizer reads a new line as if the text began there.
+class _Parts:
+    """What a fast tokenizer is made of, and where it cuts a text into words.
 
-    A newline and such a character fall into two words of the pre-tokenizer, and a model reads each
-    word on its own; or they fall into one, but no token of a BPE's vocabulary holds both, so that
-    nothing is ever merged across. Tried on lines of every kind, not on the text itself.
-
-    Args:
-        tokenizer: a fast one of `transformers`.
+    Attributes:
+        known: whether these are parts that read each word on its own.
     """
-    backend = tokenizer.backend_tokenizer
-    normalizer, splitter, model = backend.normalizer, backend.pre_tokenizer, backend.model
-    if getattr(model, "dropout", None) or not _is_local(normalizer):
-        return frozenset()
 
-    def words(text: str) -> list[str]:
-        text = text if normalizer is None else normalizer.normalize_str(text)
-        return [text] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(text)]
+    def __init__(self, tokenizer: Any) -> None:
+        backend = tokenizer.backend_tokenizer
+        self._normalizer, self._splitter = backend.normalizer, backend.pre_tokenizer
+        self._model = backend.model
+        self._added = list(tokenizer.added_tokens_decoder.values())
+        self._vocabulary = tokenizer.get_vocab
+        random = getattr(self._model, "dropout", None)
+        self.known = not random and _is_local(self._normalizer)
+        self._lefts = {end: self._words(f"{end}\n") for end in _ENDS}
 
-    parted, joined = _tried(words)
-    if joined and _is_plain_bpe(model):
-        vocabulary = "\0".join(tokenizer.get_vocab())
-        parted |= {s for s in joined if not any(f"{n}{s}" in vocabulary for n in _NEWLINES)}
-    for added in tokenizer.added_tokens_decoder.values():
-        after = {s for s in parted if f"\n{s}" in added.content}
-        # It takes the white space before it.
-        parted -= after | ({added.content[:1]} if added.lstrip else set())
-    return frozenset(parted)
+    def part_before(self, char: str) -> bool:
+        """Whether nothing is ever read across a newline and this character.
 
+        They fall into two words; or they fall into one, but no token of a BPE's vocabulary holds
+        both, so that nothing is merged across. An added token that holds both, or that takes the
+        white space before it, forbids it too.
+        """
+        if char.isspace() or any(self._spans(token, char) for token in self._added):
+            return False
+        parted = joined = True
+        rights = {tail: self._words(char + tail) for tail in _TAILS}
+        for end, tail in _TRIED:
+            left, right = self._lefts[end], rights[tail]
+            both = self._words(f"{end}\n{char}{tail}")
+            parted = parted and both == left + right
+            joined = joined and both == [*left[:-1], left[-1] + right[0], *right[1:]]
+        return parted or (joined and _is_plain_bpe(self._model) and not self._merges(char))
 
-def _tried(words: Callable[[str], list[str]]) -> tuple[set[str], set[str]]:
-    """Starts of a line that always begin a word, and those that always go on with one."""
-    parted, joined = set(_STARTS), set(_STARTS)
-    lefts = {end: words(f"{end}\n") for end in _ENDS}
-    tried = [(end, tail) for end in _ENDS for tail in _USUAL_TAILS]
-    tried += [(end, tail) for end in _USUAL_ENDS for tail in _TAILS]
-    for start in _STARTS:
-        rights = {tail: words(start + tail) for tail in _TAILS}
-        for end, tail in dict.fromkeys(tried):
-            left, right = lefts[end], rights[tail]
-            both = words(f"{end}\n{start}{tail}")
-            if both != left + right:
-                parted.discard(start)
-            if both != [*left[:-1], left[-1] + right[0], *right[1:]]:
-                joined.discard(start)
-    return parted, joined
+    def _words(self, text: str) -> list[str]:
+        if self._normalizer is not None:
+            text = self._normalizer.normalize_str(text)
+        if self._splitter is None:
+            return [text]
+        return [word for word, _ in self._splitter.pre_tokenize_str(text)]
+
+    @staticmethod
+    def _spans(token: Any, char: str) -> bool:
+        return f"\n{char}" in token.content or (token.lstrip and token.content[:1] == char)
+
+    def _merges(self, char: str) -> bool:
+        return any(newline + char in self._tokens for newline in _NEWLINES)
+
+    @cached_property
+    def _tokens(self) -> str:
+        return "\0".join(self._vocabulary())
 
 
 def _is_local(normalizer: Any) -> bool:
     """Whether a normalizer does to every line what it does to the whole text."""
     if normalizer is None:
         return True
-    return all(map(_is_local_part, _parts(json.loads(normalizer.__getstate__()))))
+    return all(map(_is_local_step, _steps(json.loads(normalizer.__getstate__()))))
 
 
-def _parts(state: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _steps(state: dict[str, Any]) -> Iterable[dict[str, Any]]:
     if state["type"] != "Sequence":
         return [state]
-    return [part for inner in state["normalizers"] for part in _parts(inner)]
+    return [step for inner in state["normalizers"] for step in _steps(inner)]
 
 
-def _is_local_part(state: dict[str, Any]) -> bool:
+def _is_local_step(state: dict[str, Any]) -> bool:
     if state["type"] == "Replace":
         pattern = state["pattern"].get("String", "\n")
         return "\n" not in pattern + state["content"]
