@@ -64,7 +64,7 @@ class ChatFormat:
             ids = self._ids(text)
             # A tokenizer that normalises text may read a special token out of what was none.
             written = sum(token for _, token in self._special.split(text))
-            if sum(map(self._special_ids.__contains__, ids)) <= written:
+            if len(list(filter(self._special_ids.__contains__, ids))) <= written:
                 return ids
         return self._ids_apart(text, {char: token for token, char in standing.items()})
 

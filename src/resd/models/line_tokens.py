@@ -8,7 +8,9 @@ that the ids are those of the whole text; where that cannot be shown, a text is 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -34,6 +36,16 @@ _TRIED = dict.fromkeys(
 _NEWLINES = ("\n", "\u010a", "<0x0A>")
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A text that was read: where it was cut, and how many of its ids stand before each cut."""
+
+    text: str
+    ends: list[int]
+    counts: list[int]
+    ids: list[int]
+
+
 class LineTokens:
     """Reads texts line by line, and remembers the lines' token ids.
 
@@ -49,6 +61,7 @@ class LineTokens:
         self._now: dict[tuple[str, bool], Sequence[int]] = {}
         self._before: dict[tuple[str, bool], Sequence[int]] = {}
         self._chars = 0
+        self._last: dict[bool, _Read] = {}
 
     def ids(self, text: str, special_as_text: bool = False) -> list[int]:
         """Token ids of a text, as the tokenizer gives them without tokens of its own.
@@ -57,7 +70,24 @@ class LineTokens:
             text: of any length.
             special_as_text: whether the names of special tokens are text like any other.
         """
-        lines = [text] if len(text) < _SHORT else list(self._lines(text))
+        if len(text) < _SHORT:
+            return list(self._of_lines([text], special_as_text)[text])
+        last = self._last.get(special_as_text, _Read("", [], [], []))
+        # Up to the last cut before which, and after which by a letter, both texts are the same.
+        same = bisect_left(last.ends, _shared(last.text, text))
+        ends, counts = last.ends[:same], last.counts[:same]
+        begin, found = (ends[-1], last.ids[: counts[-1]]) if same else (0, [])
+        lines = list(self._lines(text, begin))
+        known = self._of_lines(lines, special_as_text)
+        for line in lines:
+            begin += len(line)
+            found += known[line]
+            ends.append(begin)
+            counts.append(len(found))
+        self._last[special_as_text] = _Read(text, ends[:-1], counts[:-1], found)
+        return list(found)
+
+    def _of_lines(self, lines: Sequence[str], special_as_text: bool) -> dict[str, Sequence[int]]:
         known = {line: self._look(line, special_as_text) for line in lines}
         missing = [line for line, ids in known.items() if ids is None]
         if missing:
@@ -65,7 +95,7 @@ class LineTokens:
             for line, ids in zip(missing, read(missing, special_as_text), strict=True):
                 known[line] = ids
                 self._keep(line, special_as_text, ids)
-        return list(chain.from_iterable(known[line] or () for line in lines))
+        return {line: ids for line, ids in known.items() if ids is not None}
 
     def _look(self, line: str, special_as_text: bool) -> Sequence[int] | None:
         key = (line, special_as_text)
@@ -80,9 +110,9 @@ class LineTokens:
         self._now[line, special_as_text] = ids
         self._chars += len(line)
 
-    def _lines(self, text: str) -> Iterator[str]:
-        """The lines of a text, joined where the tokenizer may read across their ends."""
-        begin = end = 0
+    def _lines(self, text: str, begin: int) -> Iterator[str]:
+        """The lines of a text from a cut on, joined where its tokenizer may read across ends."""
+        end = begin
         while (end := text.find("\n", end) + 1) > 0:
             if not text[max(0, end - 2) : end - 1].strip():
                 continue
@@ -137,6 +167,18 @@ class LineTokens:
             self._read_whole([text], as_text) == [list(chain(*self._read(lines, as_text)))]
             for as_text in (False, True)
         )
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin with in common."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class _Parts:
