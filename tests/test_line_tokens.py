@@ -59,6 +59,7 @@ _KINDS = {
         normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]),
         {"unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True},
     ),
+    "across lines": (_GPT2, normalizers.Replace(Regex("zz\n(?=a)"), "b"), {}),
     "lines": (_split(r"[^\n]+\n?\S*|\n"), None, {}),
 }  # fmt: skip
 
@@ -134,6 +135,7 @@ def test_ids_are_those_of_the_whole_text(kind, tokens):
         ("gemma", "[a", "-"),  # its vocabulary has learnt "\n-"
         ("llama2", "", "-[a/"),
         ("lines", "", "-[a/"),
+        ("across lines", "", "-[a/"),
         ("metaspace", "", "-[a/"),
     ],
 )

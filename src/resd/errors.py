@@ -21,6 +21,10 @@ class UserError(Exception):
     """Something that the user can mend; shown without a traceback."""
 
 
+class TemplateError(ValueError):
+    """A prompt template is missing, does not parse, or uses a variable that does not exist."""
+
+
 def terminal_safe(text: str, stream: TextIO | None = None) -> str:
     r"""Text that a terminal shows and does not obey.
 

@@ -15,16 +15,13 @@ import jinja2.sandbox
 from resd.context.headings import line_guard, shows
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
+from resd.errors import TemplateError
 from resd.text import fenced
 from resd.types import ChatMessage
 
 BUILT_IN = Path(__file__).parent / "templates"
 NAMES = ("teacher", "reflect", "curate", "review")
 _OF_AN_ENTRY = frozenset((*(field.name for field in fields(Entry)), "render", "section"))
-
-
-class TemplateError(ValueError):
-    """A template is missing, does not parse, or uses a variable that does not exist."""
 
 
 class Templates:
