@@ -1,13 +1,17 @@
 """What a training step costs: medians, ratios side by side, bookkeeping, counts of what is dear.
 
-python benchmarks/step.py [--steps 6] [--rounds 3] [--model lab] [--without-trl]
+python benchmarks/step.py [--steps 6] [--rounds 3] [--tokens N] [--model lab] [--without-trl]
 
 Cases are interleaved round by round (machines are shared and noisy): compare ratios of one
-invocation. Every case is the lab's world with one update a batch, 16 prompts, one thread:
+invocation, by processor time where others use the machine. Every case is the lab's world with one
+update a batch, 16 prompts, one thread, and a learning rate that leaves the model as it is:
 
 - sdpo, resd: the lab as it is; its base model passes nothing, so every sample teaches.
 - grpo: 8 responses a prompt, half of which pass by lot, so that every group has something to say.
 - trl: TRL's SDPOTrainer on the same model, prompts and lengths as `sdpo`.
+
+The lab's responses have eight tokens and its reflections five times as many, which no real task
+has. So every response is drawn and learnt from up to --tokens, beyond the end of what it says.
 
 Bookkeeping is what is neither generation nor update nor environment.
 """
@@ -60,7 +64,6 @@ class HalfPass(LabEnvironment):
     """The lab where half of all responses pass by lot, whatever they say."""
 
     def evaluate(self, example, response):
-        """The lab's outcome, or a success for every second text."""
         outcome = super().evaluate(example, response)
         lot = hashlib.blake2b(f"{example.id}/{response}".encode(errors="replace")).digest()[0]
         return replace(outcome, reward=float(lot % 2), passed=bool(lot % 2), cases_passed=lot % 2)
@@ -73,8 +76,6 @@ class Meter:
         self.seconds, self.calls, self._inside = Counter(), Counter(), []
 
     def timed(self, phase, function):
-        """The function, its time counted for a phase."""
-
         @functools.wraps(function)
         def call(*arguments, **named):
             began = time.perf_counter()
@@ -89,9 +90,7 @@ class Meter:
 
         return call
 
-    def counted(self, name, function, size=lambda arguments: 1):
-        """The function, its calls counted."""
-
+    def counted(self, name, function, size):
         @functools.wraps(function)
         def call(*arguments, **named):
             self.calls[name] += size(arguments)
@@ -138,43 +137,81 @@ def counters(meter, model_class):
     """Replacements that count what is dear."""
     from transformers import PreTrainedTokenizerBase
 
+    from resd.engines.hf import HFEngine
     from resd.models.line_tokens import LineTokens
     from resd.tasks.scoring import Scorer
 
+    base = PreTrainedTokenizerBase
+
+    def one(arguments):
+        return 1
+
+    def each(arguments):
+        return len(arguments[1])
+
+    places = [
+        (base, "__call__", "tokenizer calls", one),
+        (LineTokens, "_read", "tokenizer calls", one),
+        (base, "apply_chat_template", "chat templates", one),
+        (model_class, "forward", "forwards", one),
+        (HFEngine, "generate", "generated", each),
+        (Scorer, "score", "evaluations", each),
+    ]
     return [
-        (
-            PreTrainedTokenizerBase,
-            "__call__",
-            meter.counted("tokenizer calls", PreTrainedTokenizerBase.__call__),
-        ),
-        (LineTokens, "_read", meter.counted("tokenizer calls", LineTokens._read)),
-        (
-            PreTrainedTokenizerBase,
-            "apply_chat_template",
-            meter.counted("chat templates", PreTrainedTokenizerBase.apply_chat_template),
-        ),
-        (model_class, "forward", meter.counted("forwards", model_class.forward)),
-        (
-            Scorer,
-            "score",
-            meter.counted("evaluations", Scorer.score, lambda arguments: len(arguments[1])),
-        ),
+        (owner, name, meter.counted(what, getattr(owner, name), size))
+        for owner, name, what, size in places
     ]
 
 
-class Watch:
-    """A view that notes when each step is done, and its row."""
+def now():
+    """Seconds by the clock and of this process."""
+    return time.perf_counter(), time.process_time()
 
-    def __init__(self):
-        self.ends, self.rows = [], []
+
+def between(ends):
+    """Seconds from each end to the next, by the clock and of this process."""
+    return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(ends)]
+
+
+def endless():
+    """Replacements that let a response go on to its limit; its text is that before its end."""
+    from resd.engines.hf import HFEngine
+    from resd.loop.rollouts import Sampler
+
+    respond = Sampler.respond
+
+    def without_end(self, *arguments, **named):
+        engine = self.engine
+        assert isinstance(engine, HFEngine), "--tokens knows no other engine"
+        ends, generate = set(engine._end_ids), engine.generate
+
+        def to_the_limit(requests):
+            with replaced([(engine, "_end_ids", [10**6])]):
+                return [said(*pair) for pair in zip(requests, generate(requests), strict=True)]
+
+        def said(request, completion):
+            ids = [*itertools.takewhile(lambda i: i not in ends, completion.token_ids)]
+            read = engine._reader.read(request.prompt_ids, ids, True)
+            return replace(completion, text=read.text, answer=read.answer)
+
+        with replaced([(engine, "generate", to_the_limit)]):
+            return respond(self, *arguments, **named)
+
+    return [(Sampler, "respond", without_end)]
+
+
+class Watch:
+    """A view that notes when each step is done, its row, and what the meters show then."""
+
+    def __init__(self, *meters):
+        self.ends, self.rows, self.marks, self._meters = [], [], [], meters
 
     def stepped(self, step, row, lesson):
-        """A step is done."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
         self.rows.append(row)
+        self.marks.append([Counter(meter) for meter in self._meters])
 
     def warn(self, text):
-        """Something was skipped."""
         print(f"warning: {text}")
 
     def __getattr__(self, name):
@@ -189,10 +226,12 @@ def settings(options, method, **more):
         "method.name": method,
         "model.path": options.model,
         "model.threads": 1,
+        **({"rollout.max_new_tokens": options.tokens} if options.tokens else {}),
         "train.steps": options.steps,
         "train.batch_size": BATCH,
         "train.micro_batch_size": BATCH,
         "train.updates_per_batch": 1,
+        "train.lr": 1e-9,
         "evaluation.every": 0,
         "evaluation.at_start": False,
         "evaluation.max_examples": 1,
@@ -202,33 +241,30 @@ def settings(options, method, **more):
     return load_config(None, list(chosen.items()))
 
 
-def ours(config):
+def ours(config, tokens):
     """Seconds of each step after the first, seconds of each phase, counts, and the rows."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from resd.api import train
     from resd.models.load import LAB_MODEL
 
-    watch, meter, counts = Watch(), Meter(), Meter()
+    meter, counts = Meter(), Meter()
+    watch = Watch(meter.seconds, counts.calls)
     place = LAB_MODEL if config.model.path == "lab" else config.model.path
     model_class = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(place))]
-    steps = config.train.steps
     with tempfile.TemporaryDirectory() as folder:
         config.output = Path(folder) / "run"
         # The first step pays for what is made once; the last one ends with the evaluation.
-        with replaced(timers(meter)), replaced(counters(counts, model_class)):
-            marks = []
-            watch.stepped = lambda step, row, lesson: (
-                Watch.stepped(watch, step, row, lesson),
-                marks.append((Counter(meter.seconds), Counter(counts.calls))),
-            )
+        changes = [*timers(meter), *(endless() if tokens else ())]
+        with replaced(changes), replaced(counters(counts, model_class)):
             train(config, watch)
-    times = [b - a for a, b in itertools.pairwise(watch.ends)]
-    (seconds, calls), (last_seconds, last_calls) = marks[0], marks[-1]
-    n = steps - 1
-    phases = {phase: (last_seconds[phase] - seconds[phase]) / n for phase in PHASES}
-    dear = {name: (last_calls[name] - calls[name]) / n for name in last_calls}
-    return times, phases, dear, watch.rows
+    steps = [
+        {phase: after[phase] - before[phase] for phase in PHASES}
+        for (before, _), (after, _) in itertools.pairwise(watch.marks)
+    ]
+    (_, before), (_, after) = watch.marks[0], watch.marks[-1]
+    dear = {name: (after[name] - before[name]) / len(steps) for name in after}
+    return between(watch.ends), steps, dear, watch.rows
 
 
 def trl(options, folder):
@@ -248,6 +284,7 @@ def trl(options, folder):
         {"prompt": list(e.prompt), "privileged_context": world.evaluate(e, "go").feedback}
         for e in world.examples("train")
     ]
+    tokenizer = AutoTokenizer.from_pretrained(place)
     arguments = SDPOConfig(
         output_dir=folder,
         per_device_train_batch_size=BATCH,
@@ -255,6 +292,7 @@ def trl(options, folder):
         max_steps=options.steps,
         max_completion_length=config.rollout.max_new_tokens,
         top_p=config.rollout.top_p,
+        generation_kwargs={"suppress_tokens": [tokenizer.eos_token_id]} if options.tokens else None,
         distillation_mode="topk_logits",
         distillation_topk=config.method.top_k,
         distillation_add_tail=True,
@@ -275,7 +313,7 @@ def trl(options, folder):
 
     class Ends(TrainerCallback):
         def on_step_end(self, *arguments, **named):
-            ends.append(time.perf_counter())
+            ends.append(now())
             marks.append(Counter(meter.seconds))
 
     lengths = []
@@ -289,7 +327,7 @@ def trl(options, folder):
         reward_funcs=reward,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(place),
+        processing_class=tokenizer,
         callbacks=[Ends()],
     )
     phases = {"generation": "_generate_transformers", "update": "training_step"}
@@ -299,9 +337,8 @@ def trl(options, folder):
     ]
     with replaced(changes), contextlib.redirect_stdout(None):
         trainer.train()
-    spent = {phase: (marks[-1][phase] - marks[0][phase]) / (len(ends) - 1) for phase in marks[-1]}
-    times = [b - a for a, b in itertools.pairwise(ends)]
-    return times, spent, statistics.mean(lengths)
+    steps = [{phase: b[phase] - a[phase] for phase in b} for a, b in itertools.pairwise(marks)]
+    return between(ends), steps, statistics.mean(lengths)
 
 
 def measure(options):
@@ -314,45 +351,49 @@ def measure(options):
         # The teacher's prompt of TRL shows the feedback alone.
         "sdpo, no trial": settings(options, "sdpo", **{"method.use_trial": False}),
     }
-    times = {name: [] for name in [*cases, "trl"]}
-    phases, dear, rows = {}, {}, {}
+    times = {name: [] for name in [*cases, *(["trl"] if options.trl else [])]}
+    phases = {name: [] for name in times}
+    dear, rows = {}, {}
     for _ in range(options.rounds):
-        for name, config in cases.items():
-            spent, phase, calls, row = ours(config.model_copy(deep=True))
+        for name in times:
+            if name == "trl":
+                with tempfile.TemporaryDirectory() as folder:
+                    spent, steps, length = trl(options, folder)
+            else:
+                config = cases[name].model_copy(deep=True)
+                spent, steps, dear[name], rows[name] = ours(config, options.tokens)
             times[name] += spent
-            phases.setdefault(name, []).append(phase)
-            dear[name], rows[name] = calls, row
-        if options.trl:
-            with tempfile.TemporaryDirectory() as folder:
-                spent, phase, length = trl(options, folder)
-            times["trl"] += spent
-            phases.setdefault("trl", []).append(phase)
-    median = {name: statistics.median(values) for name, values in times.items() if values}
-    for name in median:
-        found = [
-            f"{phase} {statistics.median(p[phase] for p in phases[name]):.4f}"
-            for phase in phases[name][0]
-            if any(p[phase] > 5e-5 for p in phases[name])
-        ]
-        print(f"{name:15} {median[name]:.3f} s a step: {', '.join(found)}")
+            phases[name] += steps
+    wall = {name: statistics.median(t for t, _ in times[name]) for name in times}
+    own = {name: statistics.median(t for _, t in times[name]) for name in times}
+    for name in times:
+        every = {
+            phase: statistics.median(p[phase] for p in phases[name]) for phase in phases[name][-1]
+        }
+        shown = ", ".join(f"{phase} {1000 * s:.1f}" for phase, s in every.items() if s > 5e-5)
+        ms = f"{1000 * wall[name]:.0f} ms a step ({1000 * own[name]:.0f} of its own)"
+        print(f"{name}: {ms}: {shown}")
     for name in cases:
         taught = statistics.mean(row.get("train/taught", 0.0) for row in rows[name][1:])
-        length = statistics.mean(row["rollout/length"] for row in rows[name][1:])
+        written = statistics.mean(row["rollout/length"] for row in rows[name][1:])
         counts = ", ".join(f"{n} {value:.0f}" for n, value in sorted(dear[name].items()))
-        print(f"{name:15} taught {taught:.2f}, response {length:.1f} tokens; {counts}")
-        work = [sum(p[w] for w in WORK) for p in phases[name]]
-        kept = [sum(p.values()) - w for p, w in zip(phases[name], work, strict=True)]
-        rest = 1 - statistics.median(work) / statistics.mean(times[name])
+        rest, named = [], []
+        for (took, _), p in zip(times[name], phases[name], strict=True):
+            work = sum(p[phase] for phase in WORK)
+            rest.append((took - work) / took)
+            named.append((sum(p.values()) - work) / took)
         print(
-            f"{name:15} bookkeeping {rest:.1%} of a step, of which "
-            f"{statistics.median(kept) / statistics.mean(times[name]):.1%} has a name"
+            f"{name}: bookkeeping {statistics.median(rest):.1%} of a step "
+            f"({statistics.median(named):.1%} has a name; goal 2 %); taught {taught:.2f}, "
+            f"response {written:.1f} tokens; {counts}"
         )
     ratios = [("resd", "sdpo", 1.3), ("resd", "grpo", 0.25)]
     if options.trl:
-        print(f"trl             response {length:.1f} tokens")
+        print(f"trl: response {length:.1f} tokens")
         ratios.insert(0, ("sdpo, no trial", "trl", 0.5))
     for a, b, goal in ratios:
-        print(f"{a} / {b}: {median[a] / median[b]:.2f} (goal {goal})")
+        ratio = f"{wall[a] / wall[b]:.2f}, by processor time {own[a] / own[b]:.2f}"
+        print(f"{a} / {b}: {ratio} (goal {goal})")
 
 
 if __name__ == "__main__":
@@ -360,5 +401,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="lab", help="lab, smol or a directory")
     parser.add_argument("--steps", type=int, default=6, help="a run; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=128, help="of a response; 0: to its end")
     parser.add_argument("--without-trl", dest="trl", action="store_false")
     measure(parser.parse_args())
