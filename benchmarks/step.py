@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import importlib
 import itertools
 import os
 import statistics
@@ -41,13 +42,10 @@ PHASES = {
     "update": ["resd.loop.update:PolicyUpdate.run"],
     "environment": ["resd.tasks.scoring:Scorer.score"],
     "prompts": [
-        *(f"resd.context.teacher_prompt:PromptBuilder.{n}" for n in ("teacher", "reflect")),
-        *(f"resd.context.teacher_prompt:PromptBuilder.{n}" for n in ("curate", "review")),
+        "resd.context.teacher_prompt:PromptBuilder._fit",
         "resd.models.chat:ChatFormat.encode",
     ],
-    "parsing": [
-        *(f"resd.methods.resd:parse_{n}" for n in ("reflection", "curation", "success_tags")),
-    ],
+    "parsing": [f"resd.methods.resd:parse_{n}" for n in ("reflection", "curation")],
     "playbook": [f"resd.context.playbook.book:Playbook.{n}" for n in ("begin_update", "tag")]
     + ["resd.context.playbook.book:Playbook.apply", "resd.methods.resd:Resd.metrics"],
     "writing": [
@@ -114,8 +112,6 @@ def replaced(changes):
 
 def find(place):
     """Owner and name of `module:Class.function`."""
-    import importlib
-
     module, _, path = place.partition(":")
     owner = importlib.import_module(module)
     *parts, name = path.split(".")
@@ -174,7 +170,7 @@ def between(ends):
 
 
 def endless():
-    """Replacements that let a response go on to its limit; its text is that before its end."""
+    """Replacements: a response goes on to its limit; its text is what stands before its end."""
     from resd.engines.hf import HFEngine
     from resd.loop.rollouts import Sampler
 
@@ -254,7 +250,6 @@ def ours(config, tokens):
     model_class = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(place))]
     with tempfile.TemporaryDirectory() as folder:
         config.output = Path(folder) / "run"
-        # The first step pays for what is made once; the last one ends with the evaluation.
         changes = [*timers(meter), *(endless() if tokens else ())]
         with replaced(changes), replaced(counters(counts, model_class)):
             train(config, watch)
@@ -398,7 +393,7 @@ def measure(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="lab", help="lab, smol or a directory")
+    parser.add_argument("--model", default="lab", help="lab or a directory")
     parser.add_argument("--steps", type=int, default=6, help="a run; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128, help="of a response; 0: to its end")
