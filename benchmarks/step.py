@@ -215,7 +215,6 @@ class Watch:
 
 
 def settings(options, method, **more):
-    """A run's configuration."""
     from resd.config import load_config
 
     chosen = {
