@@ -164,7 +164,8 @@ class World(tiny.TinyWorld):
         return super().examples(split)
 
     def evaluate(self, example, response):
-        if os.environ.get("RANK") == "1" and "dies" in {mode!r} and example.id.startswith("train"):
+        mine = os.environ.get("RANK") == "1" and "dies" in {mode!r}
+        if mine and response and example.id.startswith("train"):
             os._exit(9)
         return super().evaluate(example, response)
 """

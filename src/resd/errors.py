@@ -29,6 +29,10 @@ class LostProcessError(UserError):
     """Another process has ended, and this one cannot go on without it."""
 
 
+class TemplateError(ValueError):
+    """A prompt template is missing, does not parse, or uses a variable that does not exist."""
+
+
 def terminal_safe(text: str, stream: TextIO | None = None) -> str:
     r"""Text that a terminal shows and does not obey.
 

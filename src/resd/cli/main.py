@@ -15,10 +15,7 @@ from typing import Any, NoReturn
 
 from resd import __version__
 from resd.cli import doctor, lab, tasks
-from resd.cli.settings import print_settings
-from resd.config import load_config
-from resd.context import TemplateError
-from resd.errors import ProcessError, UserError, close_to, one_line, terminal_safe
+from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -149,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
+        from resd.cli.settings import print_settings
+
         print_settings()
         return 0
     words = _split(arguments)
@@ -156,6 +155,8 @@ def _train(arguments: list[str]) -> int:
         return _resume(words)
     if words.accept:
         raise UserError("--accept goes with --resume RUN")
+    from resd.config import load_config
+
     config = load_config(words.file, words.overrides)
     from resd.api import train
 

@@ -9,19 +9,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from resd.config import preset_names, set_dotted
 from resd.errors import UserError, terminal_safe
-from resd.tasks.check import Check, run_checks
-from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
-from resd.tasks.starter import write_starter
-from resd.types import Example
+
+if TYPE_CHECKING:
+    # `resd --help` must not wait for what only a command needs.
+    from rich.table import Table
+
+    from resd.tasks.check import Check
+    from resd.types import Example
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -48,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from resd.config import preset_names
+    from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
+
     console = Console()
     table = Table("task", "what it is", "arguments (task_args)", box=SIMPLE_HEAD)
     places = {**BUILT_IN, **{f"{name}:NAME": place for name, (place, _) in ADAPTERS.items()}}
@@ -75,6 +80,11 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from resd.config import set_dotted
+    from resd.tasks.check import run_checks
+
     values: dict[str, Any] = {"task_args": {}}
     for key, value in options.overrides:
         if not key.startswith("task_args."):
@@ -109,6 +119,10 @@ def _counter(model: str) -> Callable[[Example], int]:
 
 
 def _table(checks: Sequence[Check]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("check", "", "what was seen", box=SIMPLE_HEAD)
     for check in checks:
         table.add_row(
@@ -120,6 +134,8 @@ def _table(checks: Sequence[Check]) -> Table:
 
 
 def _new(options: argparse.Namespace) -> int:
+    from resd.tasks.starter import write_starter
+
     file, test, name = write_starter(options.name, options.directory)
     print(terminal_safe(f"wrote {file} and {test}; next:"))
     print(f"  resd tasks check {file}:{name}")

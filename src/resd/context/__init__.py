@@ -8,7 +8,8 @@ from resd.context.playbook import Entry, Operation, Playbook, PlaybookConfig
 from resd.context.reflection import Reflection, parse_reflection, parse_success_tags
 from resd.context.solutions import SolutionBuffer
 from resd.context.teacher_prompt import ContextBudgets, PromptBuilder, Sections
-from resd.context.templates import TemplateError, Templates
+from resd.context.templates import Templates
+from resd.errors import TemplateError
 
 __all__ = [
     "ContextBudgets",

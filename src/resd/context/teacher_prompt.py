@@ -30,6 +30,9 @@ _SUBJECTS = {"reflect": ("trial", "feedback"), "curate": ("reflection",), "revie
 _ROUNDS = 32
 _LINES_KEPT = 4096
 _TEXTS_KEPT = 128
+_PLAYBOOKS_KEPT = 4
+# Of an entry, what decides whether it fits: id, content, counts, and when it was created.
+_Line = tuple[str, str, int, int, int]
 
 
 class ContextBudgets(BaseModel):
@@ -92,6 +95,7 @@ class PromptBuilder:
         # each is cleaned and counted once.
         self._count_line = lru_cache(_LINES_KEPT)(count_tokens)
         self._clean_content = lru_cache(_LINES_KEPT)(self._clean_line)
+        self._find_fitting = lru_cache(_PLAYBOOKS_KEPT)(self._search_fitting)
         self._clean_text = lru_cache(_TEXTS_KEPT)(self._clean)
 
     def teacher(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
@@ -172,9 +176,8 @@ class PromptBuilder:
     def _within_budgets(self, sections: Sections) -> Sections:
         clean = self._clean_text
         budgets, reflection = self.budgets, sections.reflection
-        playbook = self._clean_entries(sections.playbook)
         return Sections(
-            playbook=self._newest(playbook, budgets.playbook),
+            playbook=self._fitting(sections.playbook),
             trial=clean(sections.trial, budgets.trial),
             feedback=clean(sections.feedback, budgets.feedback),
             reflection=replace(
@@ -190,24 +193,44 @@ class PromptBuilder:
         text = self.templates.guard(self._scrub(clip(text, budget)).strip())
         return shorten(text, budget, self._count)
 
-    def _clean_entries(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Entries that can be shown: one that never fits must not drive out all others."""
-        cleaned = [replace(e, content=self._clean_content(e.content)) for e in entries]
-        most = self.budgets.playbook
-        return [e for e in cleaned if e.content and self._line_tokens(e) <= most]
+    def _fitting(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The newest entries that can be shown within the budget, cleaned.
+
+        Every prompt of a step shows the same playbook: what is kept of it is found once.
+        """
+        shown = self._find_fitting(
+            tuple((e.id, e.content, e.helpful, e.harmful, e.created) for e in entries)
+        )
+        return [
+            entries[place]
+            if entries[place].content == content
+            else replace(entries[place], content=content)
+            for place, content in shown
+        ]
+
+    def _search_fitting(self, lines: tuple[_Line, ...]) -> list[tuple[int, str]]:
+        """Places and cleaned contents of the entries that fit."""
+        found: list[tuple[int, Entry]] = []
+        for place, (id_, content, helpful, harmful, created) in enumerate(lines):
+            entry = Entry(id_, self._clean_content(content), helpful, harmful, created)
+            # One that never fits must not drive out all others.
+            if entry.content and self._line_tokens(entry) <= self.budgets.playbook:
+                found.append((place, entry))
+        kept = self._newest([entry for _, entry in found], self.budgets.playbook)
+        return [(found[i][0], found[i][1].content) for i in kept]
 
     def _clean_line(self, content: str) -> str:
         return self.templates.guard(one_line(self._scrub(content)))
 
-    def _newest(self, entries: Sequence[Entry], budget: int) -> list[Entry]:
-        """The newest entries that fit the budget, in their order."""
-        left, kept = budget, set()
+    def _newest(self, entries: Sequence[Entry], budget: int) -> list[int]:
+        """Places of the newest entries that fit the budget, in order."""
+        left, kept = budget, []
         for place, entry in sorted(enumerate(entries), key=lambda p: (-p[1].created, -p[0])):
             left -= self._line_tokens(entry)
             if left < 0:
                 break
-            kept.add(place)
-        return [entry for place, entry in enumerate(entries) if place in kept]
+            kept.append(place)
+        return sorted(kept)
 
     def _line_tokens(self, entry: Entry) -> int:
         return self._count_line(entry.render() + "\n")
@@ -216,7 +239,8 @@ class PromptBuilder:
         """Take about `excess` tokens out of the least needed section; None if all are empty."""
         if sections.playbook:
             had = sum(self._line_tokens(entry) for entry in sections.playbook)
-            kept = self._newest(sections.playbook, max(0, had - excess))
+            places = self._newest(sections.playbook, max(0, had - excess))
+            kept = [sections.playbook[place] for place in places]
             if len(kept) == len(sections.playbook):
                 kept.remove(min(kept, key=lambda entry: entry.created))
             return replace(sections, playbook=kept)

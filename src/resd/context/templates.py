@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,13 @@ import jinja2.sandbox
 from resd.context.headings import line_guard, shows
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
+from resd.errors import TemplateError
 from resd.text import fenced
 from resd.types import ChatMessage
 
 BUILT_IN = Path(__file__).parent / "templates"
 NAMES = ("teacher", "reflect", "curate", "review")
-
-
-class TemplateError(ValueError):
-    """A template is missing, does not parse, or uses a variable that does not exist."""
+_OF_AN_ENTRY = frozenset((*(field.name for field in fields(Entry)), "render", "section"))
 
 
 class Templates:
@@ -45,7 +44,7 @@ class Templates:
         for directory in directories:
             if not directory.is_dir():
                 raise TemplateError(f"template directory {directory} does not exist")
-        self._environment = jinja2.sandbox.SandboxedEnvironment(
+        self._environment = _Sandbox(
             loader=jinja2.FileSystemLoader([*map(str, directories), str(BUILT_IN)]),
             undefined=jinja2.StrictUndefined,
             auto_reload=False,  # a file that changes must not change a run
@@ -113,6 +112,16 @@ class Templates:
         if (name, variable) not in self._shown:
             self._shown[name, variable] = shows(partial(self.render, name), variable)
         return self._shown[name, variable]
+
+
+class _Sandbox(jinja2.sandbox.SandboxedEnvironment):
+    """Templates see public attributes alone; those of hundreds of lessons without a long check."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An attribute of an object in a template."""
+        if type(obj) is Entry and attribute in _OF_AN_ENTRY:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
 
 
 def _trim(text: str, question: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count as numbers
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from resd.models.line_tokens import LineTokens
 from resd.models.turns import Finder, role_marks, takes_system
 from resd.text import mark_breaker, printable
 from resd.types import ChatMessage
 
 _PRIVATE_USE = 0xF0000
+_PROMPTS_KEPT = 64
 
 
 class ChatFormat:
@@ -31,13 +33,19 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, thinking: bool = True) -> None:
         self.tokenizer = tokenizer
         self._thinking = thinking
+        self._lines = LineTokens(tokenizer)
+        self._kept = lru_cache(_PROMPTS_KEPT)(self._encode)
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a prompt, with the assistant header.
 
         Contents without special tokens and role marks give the ids that the tokenizer gives.
         """
-        messages = self._with_system(messages)
+        # A prompt is counted when it is built, and encoded when it is used.
+        return list(self._kept(tuple((m["role"], m["content"]) for m in messages)))
+
+    def _encode(self, turns: tuple[tuple[str, str], ...]) -> list[int]:
+        messages = self._with_system([ChatMessage(role=r, content=c) for r, c in turns])
         contents = [self._break_marks(message["content"]) for message in messages]
         fresh = _unused("".join(contents))
         standing: dict[str, str] = {}
@@ -56,7 +64,7 @@ class ChatFormat:
             ids = self._ids(text)
             # A tokenizer that normalises text may read a special token out of what was none.
             written = sum(token for _, token in self._special.split(text))
-            if sum(map(self._special_ids.__contains__, ids)) <= written:
+            if len(list(filter(self._special_ids.__contains__, ids))) <= written:
                 return ids
         return self._ids_apart(text, {char: token for token, char in standing.items()})
 
@@ -133,7 +141,7 @@ class ChatFormat:
 
     def _ids(self, text: str) -> list[int]:
         # The template writes the special tokens itself.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._lines.ids(text)
 
     def _ids_apart(self, text: str, standing: dict[str, str]) -> list[int]:
         """Token ids of a rendered prompt in which characters stand for tokens' names.
@@ -156,9 +164,7 @@ class ChatFormat:
 
     def _ids_of_text(self, text: str) -> list[int]:
         """Token ids of a text, none of them special."""
-        ids = list(
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        )
+        ids = self._lines.ids(text, special_as_text=True)
         if self._special_ids.isdisjoint(ids):
             return ids
         # The vocabulary itself holds the name of a special token: it is read letter by letter.
@@ -172,4 +178,4 @@ class ChatFormat:
 def _unused(text: str) -> Iterator[str]:
     """Characters of private use that do not stand in a text."""
     used = set(text)
-    return (char for char in map(chr, numbers(_PRIVATE_USE)) if char not in used)
+    yield from (char for char in map(chr, numbers(_PRIVATE_USE)) if char not in used)

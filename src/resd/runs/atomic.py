@@ -30,8 +30,14 @@ def _nothing(what: str) -> None:
 barrier: Callable[[str], None] = _nothing
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, lasting: bool = True) -> None:
     """Replace a file by new text, atomically.
+
+    Args:
+        path: the file.
+        text: what it holds from now on.
+        lasting: wait until it would survive a power cut (milliseconds). Without, only a crash of
+            the process, of whatever kind, finds the old file or the new one whole.
 
     Raises:
         StorageError: the file cannot be written; the old one is still there.
@@ -42,10 +48,12 @@ def write_text(path: Path, text: str) -> None:
         with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         barrier(f"written {path.name}")
         os.replace(scratch, path)
-        sync_directory(path.parent)
+        if lasting:
+            sync_directory(path.parent)
     except OSError as error:
         remove(scratch)  # a full disk needs the room
         raise storage_error(path, error) from error

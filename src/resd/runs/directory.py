@@ -215,14 +215,14 @@ class RunDirectory:
         append_row(self.path, row)
 
     def trace(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write the traces of a step."""
+        """Write the traces of a step; nothing is resumed from them."""
         text = "".join(json.dumps(record) + "\n" for record in records)
-        atomic.write_text(self._folder("traces") / f"step-{step:06d}.jsonl", text)
+        atomic.write_text(self._folder("traces") / f"step-{step:06d}.jsonl", text, lasting=False)
 
     def save_artifacts(self, files: Mapping[str, str]) -> None:
-        """Write files of a method into the run directory, by name."""
+        """Write files of a method into the run directory, by name; nothing is resumed from them."""
         for name, text in files.items():
-            atomic.write_text(self.path / name, text)
+            atomic.write_text(self.path / name, text, lasting=False)
 
     def save_notes(self, notes: Sequence[str]) -> None:
         """Write notes.txt, a line a note."""
