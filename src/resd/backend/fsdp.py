@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from resd.backend import tensors as files
 from resd.backend.base import whole_tensor
-from resd.backend.stopped import end_at_sigterm
+from resd.backend.stopped import end_at_sigterm, leave
 from resd.errors import LostProcessError, ProcessError, UserError, one_line
 
 T = TypeVar("T")
@@ -216,6 +216,7 @@ def _listening() -> Iterator[None]:
     except RuntimeError as error:
         if not any(word in str(error) for word in _GONE):
             raise
+        leave()
         raise LostProcessError(
             "another process has ended; what was learnt up to the last checkpoint is kept: see "
             "what that process said, then go on with --resume RUN, with any number of processes"

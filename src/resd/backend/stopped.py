@@ -15,6 +15,14 @@ _SAID = (
 )
 
 
+_LEAVING = threading.Event()
+
+
+def leave() -> None:
+    """This process ends by itself, and says why: a stop from outside changes nothing any more."""
+    _LEAVING.set()
+
+
 @lru_cache(maxsize=1)
 def end_at_sigterm(says: bool) -> None:
     """End this process at SIGTERM, also while it waits for others; once a process.
@@ -33,7 +41,7 @@ def end_at_sigterm(says: bool) -> None:
 
     def watch() -> None:
         while number := ours.recv(1):
-            if number[0] == signal.SIGTERM:
+            if number[0] == signal.SIGTERM and not _LEAVING.is_set():
                 if says:
                     print(_SAID, file=sys.stderr, flush=True)
                 theirs.close()
