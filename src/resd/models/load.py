@@ -115,7 +115,7 @@ def load_model(config: ModelConfig) -> Any:
     """
     place = model_path(config.path)
     try:
-        model = load_whole(place, _dtype(config.dtype))
+        model = load_whole(place, _dtype(config.dtype), config.attention)
     except UserError:
         raise
     except Exception as error:
@@ -132,8 +132,13 @@ def load_model(config: ModelConfig) -> Any:
     return model
 
 
-def load_whole(place: str | Path, dtype: Any) -> Any:
+def load_whole(place: str | Path, dtype: Any, attention: str | None = None) -> Any:
     """Load a causal language model, all of it, as the architecture that its config names.
+
+    Args:
+        place: a directory, or a hub id.
+        dtype: of the weights.
+        attention: an implementation by name; by default the model's own.
 
     Raises:
         UserError: it is of a kind that cannot be trained.
@@ -142,13 +147,13 @@ def load_whole(place: str | Path, dtype: Any) -> Any:
     config = _config(place)
     _check_kind(config, place)
     pin_config(config)
-    loaded: Any = _architecture(config).from_pretrained(
+    loaded: Any = architecture_of(config).from_pretrained(
         place,
         config=config,
         dtype=dtype,
         generation_config=read_generation(place),
         output_loading_info=True,
-        **_exact(config),
+        **pinned_attention(config, attention),
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -174,7 +179,7 @@ def _check_kind(config: Any, place: str | Path) -> None:
         )
 
 
-def _architecture(config: Any) -> Any:
+def architecture_of(config: Any) -> Any:
     """The class that the config names; the generic one may drop the model around a text model."""
     for name in config.architectures or ():
         found = getattr(transformers, str(name), None)
@@ -183,9 +188,20 @@ def _architecture(config: Any) -> Any:
     return AutoModelForCausalLM
 
 
-def _exact(config: Any) -> dict[str, str]:
-    """The attention that computes what the config says: only `eager` knows a soft cap."""
+def pinned_attention(config: Any, wanted: str | None) -> dict[str, str]:
+    """The attention that is asked for, or that computes what the config says: `sdpa` knows no cap.
+
+    Raises:
+        UserError: what is asked for does not compute what the config says.
+    """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if capped and wanted == "sdpa":
+        raise UserError(
+            "model.attention: sdpa computes no soft cap on attention, which this model has; leave "
+            "model.attention out, or set it to eager"
+        )
+    if wanted is not None:
+        return {"attn_implementation": wanted}
     return {"attn_implementation": "eager"} if capped else {}
 
 
