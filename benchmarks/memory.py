@@ -132,12 +132,12 @@ def anonymous():
 def measure(name):
     """Estimated and measured bytes of a case, in this process; and those of each phase."""
     from resd.api import train
-    from resd.models.memory import estimate
+    from resd.models.memory import Memory, as_rows
 
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         config = settings(name, place / "model", place / "run")
-        found = estimate(config)
+        found = as_rows(Memory(config).estimate(device="cpu"))
         import gc
 
         gc.collect()
@@ -165,12 +165,7 @@ def apart(name):
             sys.stdout.flush()
             os.dup2(nowhere.fileno(), 1)
             found, measured = measure(name)
-        parts = {
-            p.name: p.bytes
-            for phase in (found.update, found.generation)
-            for p in (*found.kept, *phase)
-        }
-        row = {"case": name, "estimate": found.total, "measured": measured, "parts": parts}
+        row = {"case": name, "estimate": found["total"], "measured": measured, "parts": found}
         os.write(write, json.dumps(row).encode())
         os._exit(0)
     os.close(write)

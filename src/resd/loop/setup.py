@@ -18,6 +18,7 @@ from resd.context import (
 from resd.errors import UserError
 from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
+from resd.models.check import check_model
 from resd.models.load import (
     load_tokenizer,
     pick_device,
@@ -38,6 +39,7 @@ class Setup:
         context: most tokens of prompt and response together.
         max_prompt: most tokens of a student's prompt; longer ones are skipped and counted.
         notes: what the environment wants said at the start of a run.
+        warnings: what was found, and is said before the model is loaded.
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class Setup:
     max_prompt: int
     scorer: Scorer
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def close(self) -> None:
         """End the processes that evaluate."""
@@ -72,6 +75,7 @@ def prepare(config: RunConfig) -> Setup:
     _check_trackers(config.trackers)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
+    warnings = check_model(config)
     chat = ChatFormat(tokenizer, config.rollout.thinking)
     max_prompt = _max_prompt(config, context)
     for split, examples in (("train", train), ("test", test)):
@@ -102,6 +106,7 @@ def prepare(config: RunConfig) -> Setup:
         max_prompt=max_prompt,
         scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
+        warnings=tuple(warnings),
     )
 
 

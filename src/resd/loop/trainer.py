@@ -57,6 +57,8 @@ class Trainer:
         self.setup, self.run, self.view = setup, run, SafeView(view)
         self.config: RunConfig = setup.config
         config = self.config
+        for warning in setup.warnings:
+            self.view.warn(warning)
         seed_everything(config.seed)
         self.clock = Clock()
         self.recorder = Recorder(run, traces=config.traces, warn=self.view.warn)

@@ -145,7 +145,7 @@ def load_whole(place: str | Path, dtype: Any, attention: str | None = None) -> A
         ValueError: weights are missing; `transformers` would fill them with random numbers.
     """
     config = _config(place)
-    _check_kind(config, place)
+    check_kind(config, place)
     pin_config(config)
     loaded: Any = architecture_of(config).from_pretrained(
         place,
@@ -164,7 +164,12 @@ def load_whole(place: str | Path, dtype: Any, attention: str | None = None) -> A
     return model
 
 
-def _check_kind(config: Any, place: str | Path) -> None:
+def check_kind(config: Any, place: str | Path) -> None:
+    """Refuse a model that cannot be trained, by its config.
+
+    Raises:
+        UserError: it is an encoder-decoder, or quantised.
+    """
     if config.is_encoder_decoder:
         raise UserError(
             f"model.path: {place} is an encoder-decoder model ({config.model_type}); only "
@@ -261,12 +266,17 @@ def context_length(model_config: Any, limit: int | None) -> int:
     return min(int(own), limit) if limit is not None else int(own)
 
 
-def read_context_length(config: ModelConfig) -> int:
-    """`context_length` without loading the weights."""
+def read_model_config(config: ModelConfig) -> Any:
+    """A model's config, without loading the weights."""
     try:
-        return context_length(_config(model_path(config.path)), config.max_context)
+        return _config(model_path(config.path))
     except Exception as error:  # a damaged config.json fails in many ways
         raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
+
+
+def read_context_length(config: ModelConfig) -> int:
+    """`context_length` without loading the weights."""
+    return context_length(read_model_config(config), config.max_context)
 
 
 def read_vocabulary_size(config: ModelConfig) -> int | None:

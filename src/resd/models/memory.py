@@ -8,7 +8,7 @@ made up; b is bytes a number of the compute dtype.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,12 @@ class Estimate:
         """Bytes that come on top at a moment."""
         return sum(part.bytes for part in self.moments[moment])
 
-    def advice(self) -> str:
-        """Settings that make it less, those of the largest parts first."""
-        there = sorted([*self.kept, *self.moments[self.worst]], key=lambda part: -part.bytes)
-        found = dict.fromkeys(part.lower for part in there if part.lower and part.bytes)
-        return ", ".join(list(found)[:3])
+    def advice(self, parts: Sequence[Part] = ()) -> str:
+        """Settings that make it less, those of the largest parts first; of all by default."""
+        there = parts or (*self.kept, *self.moments[self.worst])
+        ordered = sorted(there, key=lambda part: -part.bytes)
+        found = dict.fromkeys(part.lower for part in ordered if part.lower and part.bytes)
+        return ", ".join(list(found)[:3]) or "a smaller model"
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,19 @@ class Plan:
 class Memory:
     """The memory of a run, for any number of processes.
 
+    Args:
+        run: the settings.
+        model: its skeleton, if there is one already.
+
     Raises:
         UserError: the model's architecture is not known, or the settings do not fit it.
     """
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, model: Any = None) -> None:
         self.run = run
-        self.sizes = Sizes.of(run.model, skeleton(architecture(run.model.path), run.model))
+        if model is None:
+            model = skeleton(architecture(run.model.path), run.model)
+        self.sizes = Sizes.of(run.model, model)
 
     def estimate(self, processes: int = 1, device: str = "cuda") -> Estimate:
         """What each process needs.
@@ -130,14 +137,15 @@ class Memory:
     def _kept(self, n: int) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         sizes, share = self.sizes, f" / {n}" if n > 1 else ""
         frozen = sizes.bare if sizes.adapters else sizes.bare - sizes.trained
-        fewer = "model.lora.rank" if sizes.adapters else "model.lora (adapters)"
+        fewer = "model.lora.rank" if sizes.adapters else "adapters (model.lora.rank 16)"
+        half = "model.compute_dtype bfloat16" if sizes.b == 4 else ""
         trained = sizes.trained * sizes.wide
         teacher, host = self._teacher(n)
         if n == 1:
             narrow = sizes.trained_b < sizes.wide
             weights = frozen * sizes.b + sizes.trained * sizes.trained_b
             first = (
-                Part("weights", weights, "parameters x b", "model.compute_dtype"),
+                Part("weights", weights, "parameters x b", half),
                 Part("master copy", trained * narrow, f"trained x {sizes.wide}", fewer),
             )
         else:
@@ -155,7 +163,7 @@ class Memory:
         method, sizes, share = self.run.method, self.sizes, f" / {n}" if n > 1 else ""
         if not isinstance(method, DistillConfig) or method.teacher.kind == "live":
             return Part("teacher", 0, "none of its own"), ()
-        frozen, lower = method.teacher.kind == "frozen", "method.teacher.kind live"
+        frozen, lower = method.teacher.kind == "frozen", "adapters (model.lora.rank 16)"
         if sizes.adapters and frozen:
             return Part("teacher", 0, "the student, adapters off"), ()
         if sizes.adapters:

@@ -128,42 +128,41 @@ class _Moments:
 
     # -- generation -----------------------------------------------------------------------------
 
-    def _lengths(self) -> tuple[int, int]:
-        """Most tokens of a prompt that is answered, and of it with its answer."""
-        prompt, new = self.run.rollout.max_prompt_tokens, self.run.rollout.max_new_tokens
-        longest, method = prompt + new, self.run.method
-        if isinstance(method, ResdConfig):
-            written = max(method.reflection_tokens, method.curation_tokens)
-            longest = max(longest, method.max_teacher_tokens + written)
-            prompt = max(prompt, method.max_teacher_tokens)
-        window = self.sizes.window
-        return min(prompt, window), min(longest, window)
+    def _asked(self) -> list[tuple[int, int, int]]:
+        """Rows, most tokens of a prompt, and of it with its answer: responses, then reflections."""
+        run, window = self.run, self.sizes.window
+        most, batch = run.rollout.batch_size, run.train.batch_size * run.method.rollouts
+        tested = run.evaluation.max_examples
+        rows = most if tested is None else min(most, max(batch, tested * run.evaluation.samples))
+        prompt, new = run.rollout.max_prompt_tokens, run.rollout.max_new_tokens
+        found = [(rows, min(prompt, window), min(prompt + new, window))]
+        if isinstance(run.method, ResdConfig):
+            prompt = run.method.max_teacher_tokens
+            new = max(run.method.reflection_tokens, run.method.curation_tokens)
+            found.append((min(most, batch), min(prompt, window), min(prompt + new, window)))
+        return found
 
     def _prompts(self) -> tuple[Part, ...]:
-        rows, (prompt, _) = self.run.rollout.batch_size, self._lengths()
+        return max((self._prompt(*asked[:2]) for asked in self._asked()), key=_sum)
+
+    def _prompt(self, rows: int, prompt: int) -> tuple[Part, ...]:
         padded = rows * prompt * prompt if rows > 1 else 0
         tokens = _Pass(rows * prompt, prompt, rows * prompt * prompt, padded)
-        cache = Part(
-            "cache",
-            rows * self.sizes.cache(prompt) * self.sizes.b,
-            f"{rows} rows x {prompt:,} tokens x keys and values of all layers x b",
-            _ROWS,
-        )
-        return cache, *self._forward(tokens, _ROWS)
+        size = rows * self.sizes.cache(prompt) * self.sizes.b
+        formula = f"{rows} rows x {prompt:,} tokens x keys and values of all layers x b"
+        return Part("cache", size, formula, _ROWS), *self._forward(tokens, _ROWS)
 
     def _generation(self) -> tuple[Part, ...]:
-        rows, (_, longest) = self.run.rollout.batch_size, self._lengths()
-        numbers, b = self.sizes.cache(longest), self.sizes.b
+        return max((self._tokens(rows, whole) for rows, _, whole in self._asked()), key=_sum)
+
+    def _tokens(self, rows: int, longest: int) -> tuple[Part, ...]:
+        numbers = self.sizes.cache(longest)
         # A layer's keys are copied when a token is added.
-        copied = numbers // max(1, self.sizes.layers)
+        size = rows * (numbers + numbers // max(1, self.sizes.layers)) * self.sizes.b
+        formula = f"{rows} rows x {longest:,} tokens x keys and values of all layers x b"
         choice = rows * self.sizes.vocabulary * _CHOICE
         return (
-            Part(
-                "cache",
-                rows * (numbers + copied) * b,
-                f"{rows} rows x {longest:,} tokens x keys and values of all layers x b",
-                f"{_ROWS} or {_RESPONSE}",
-            ),
+            Part("cache", size, formula, f"{_ROWS} or {_RESPONSE}"),
             Part("choice of a token", choice, f"{rows} rows x vocabulary x {_CHOICE}", _ROWS),
         )
 
@@ -306,3 +305,7 @@ class _Moments:
         s = self.sizes
         copies = int(s.adapters) + int(self.device == "cpu")
         return Part("copies", s.bare * s.b * copies, f"parameters x b x {copies}")
+
+
+def _sum(parts: tuple[Part, ...]) -> int:
+    return sum(part.bytes for part in parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from resd.config import ModelConfig
 from resd.errors import UserError
-from resd.models.load import LAB_MODEL, architecture_of, pinned_attention
+from resd.models.load import LAB_MODEL, architecture_of, check_kind, pinned_attention
 from resd.models.lora import add_adapters
 from resd.models.wrapped import freeze_the_rest
 
@@ -124,7 +125,7 @@ class Sizes:
             # peft keeps adapters in float32, unless the model computes in a dtype of its own.
             trained_b=(_bytes(compute) if compute else 4) if adapters else b,
             wide=4 if adapters else _bytes(stored),
-            attention=str(getattr(config, "_attn_implementation", None)),
+            attention=run.attention or str(getattr(config, "_attn_implementation", None)),
             window=min(
                 run.max_context or 1 << 62, _number(config, "max_position_embeddings") or 1 << 62
             ),
@@ -175,7 +176,10 @@ def skeleton(config: PretrainedConfig, run: ModelConfig) -> Any:
     Raises:
         UserError: it cannot be built, takes no such adapters, or no such attention.
     """
+    check_kind(config, run.path)
     attention = pinned_attention(config, run.attention)
+    if (run.attention or "").startswith("flash"):
+        attention = {}  # it may be installed on another machine alone
     try:
         with torch.device("meta"):
             kind = architecture_of(config)
@@ -186,7 +190,8 @@ def skeleton(config: PretrainedConfig, run: ModelConfig) -> Any:
         raise UserError(f"model.path: no model can be made of {run.path}: {said}") from None
     freeze_the_rest(model)
     if run.lora is not None:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the model is loaded
             model = add_adapters(model, run.lora)
     return model
 
