@@ -175,8 +175,11 @@ class _Moments:
         if s.experts:
             units = s.experts * (4 * s.units + 2 * s.hidden) + 3 * s.hidden
         numbers = max(units, 2 * s.hidden + 4 * s.queries + 4 * s.keys)
-        made = tokens.tokens * numbers * s.b
-        formula = f"{tokens.tokens:,} tokens x {numbers:,} x b"
+        size = numbers * s.b
+        if s.adapters and s.trained_b != s.b and not s.experts:
+            size += 2 * s.units * s.trained_b  # what the adapters add, and what they are given
+        made = tokens.tokens * size
+        formula = f"{tokens.tokens:,} tokens x {size:,}"
         return (
             Part("one layer", made, formula, lower),
             *self._squares(tokens, 10 * s.heads, 1 + s.b, lower),
