@@ -65,7 +65,9 @@ CASES = {
 
 
 class World:
-    """Long prompts, long feedback, and nothing ever passes."""
+    """Long prompts, long feedback, and nothing ever passes; every second reward is 1."""
+
+    count = 0
 
     def examples(self, split):
         text = "set the lamp in the hall to 3 and then " * 60
@@ -74,7 +76,9 @@ class World:
         ]
 
     def evaluate(self, example, response):
-        return Outcome(reward=0.0, passed=False, feedback="the lamp is no door " * 200)
+        self.count += 1
+        reward = float(self.count % 2)
+        return Outcome(reward=reward, passed=False, feedback="the lamp is no door " * 200)
 
 
 def settings(name, place, output):

@@ -132,7 +132,7 @@ def test_a_pass_with_its_gradients(
     saved = back["activations"]
     if not model.get("gradient_checkpointing"):
         saved += back.get("attention", 0)
-    assert saved / kept == pytest.approx(1, abs=0.2 if kind in ("gemma3_text", "gpt2") else 0.1)
+    assert saved / kept == pytest.approx(1, abs=0.2 if kind in ("gemma3_text", "gpt2") else 0.15)
     whole = sum(back.values()) - back["hidden states"]
     # Gradients of weights are another part; they come while what was saved goes.
     gradients = sum(part.bytes for part in found.kept if part.name == "gradients")

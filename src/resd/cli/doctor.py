@@ -108,7 +108,7 @@ def dry_run(config: RunConfig) -> int:
 
 def report(config: RunConfig, memory: Memory, found: Estimate) -> str:
     """An estimate for people."""
-    from resd.models.memory import GB
+    from resd.models.memory import CARDS, GB, PROCESSES
 
     def line(part: Part) -> str:
         return f"    {part.name:<22}{part.bytes / GB:>9.2f} GB   {part.formula}"
@@ -127,9 +127,10 @@ def report(config: RunConfig, memory: Memory, found: Estimate) -> str:
     lines.append(f"  at most                {found.total / GB:>11.2f} GB   ({found.worst})")
     for part in found.host:
         lines.append(f"  in host memory         {part.bytes / GB:>11.2f} GB   {part.name}")
-    plan = memory.plan()
+    plan, card = memory.plan(), found.card()
     lines += [
-        f"fits: {plan or 'no number of GPUs that was tried'}",
+        f"fits on: {f'a GPU of {card} GB' if card else f'no GPU of up to {CARDS[-1]} GB'} for {each}",
+        f"least: {plan or f'more than {PROCESSES[-1]} GPUs'}",
         f"less with: {found.advice()}",
         _NOT,
     ]
@@ -152,7 +153,11 @@ def markdown(memory: Memory, processes: int) -> str:
         what = ", ".join(f"{p.name} {p.bytes / GB:.1f}" for p in parts if p.bytes >= GB // 20)
         if found.at(moment) >= GB // 20:
             rows.append(f"| for {moment}: {what} | {found.at(moment) / GB:.1f} |")
-    rows.append(f"| **at most** ({found.worst}) | **{found.total / GB:.1f}** |")
+    where = "on one" if processes == 1 else f"on each of {processes}"
+    rows.append(f"| **at most** ({found.worst}), {where} | **{found.total / GB:.1f}** |")
+    rows += [f"| in host memory: {part.name} | {part.bytes / GB:.1f} |" for part in found.host]
+    card = found.card()
+    rows.append(f"| **card** | **{f'{card} GB' if card else 'none of up to 141 GB'}** |")
     return "\n".join(rows)
 
 

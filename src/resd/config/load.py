@@ -150,8 +150,7 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     if name not in preset_names():
         known, meant = ", ".join(preset_names()), close_to(name, preset_names())
         raise UserError(f"there is no preset {name!r}; the presets are: {known}{meant}")
-    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    base = tomllib.loads(text)
+    base = _read_preset(name)
     tuned = base.pop("by_method", {})
     user_method = user.get("method", {})
     named = user_method.get("name") if isinstance(user_method, dict) else None
@@ -159,6 +158,14 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     if method != base.get("method", {}).get("name", "resd"):
         base["method"] = {"name": method}
     return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    """The values of a preset; one that names another says only what differs from it."""
+    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    start = values.pop("preset", None)
+    return merge(_read_preset(start), values) if start is not None else values
 
 
 def _describe(error: ValidationError, where: str) -> str:

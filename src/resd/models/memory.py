@@ -59,6 +59,10 @@ class Estimate:
         """The worst moment."""
         return max(self.moments, key=self.at)
 
+    def card(self) -> int | None:
+        """GB of the smallest common card that holds a process, if one does."""
+        return next((card for card in CARDS if self.total <= card * GB), None)
+
     def at(self, moment: str) -> int:
         """Bytes that come on top at a moment."""
         return sum(part.bytes for part in self.moments[moment])
@@ -124,9 +128,9 @@ class Memory:
     def plan(self) -> Plan | None:
         """The smallest card that holds the run, or the least number of larger ones; or None."""
         one = self.estimate(1)
-        for card in CARDS:
-            if one.total <= card * GB:
-                return Plan(one, card)
+        card = one.card()
+        if card is not None:
+            return Plan(one, card)
         shared = [self.estimate(number) for number in PROCESSES]
         for card in _SHARED_CARDS:
             for each in shared:
