@@ -129,7 +129,7 @@ def report(config: RunConfig, memory: Memory, found: Estimate) -> str:
         lines.append(f"  in host memory         {part.bytes / GB:>11.2f} GB   {part.name}")
     plan, card = memory.plan(), found.card()
     lines += [
-        f"fits on: {f'a GPU of {card} GB' if card else f'no GPU of up to {CARDS[-1]} GB'} for {each}",
+        f"fits {each}: {f'a GPU of {card} GB' if card else f'no GPU of up to {CARDS[-1]} GB'}",
         f"least: {plan or f'more than {PROCESSES[-1]} GPUs'}",
         f"less with: {found.advice()}",
         _NOT,

@@ -306,8 +306,8 @@ class _Moments:
     def _saving(self) -> Part:
         """Merged adapters are a copy; on a CPU what was saved is loaded again beside the model."""
         s = self.sizes
-        copies = int(s.adapters) + int(self.device == "cpu")
-        return Part("copies", s.bare * s.b * copies, f"parameters x b x {copies}")
+        numbers = s.merged + (s.bare if self.device == "cpu" else 0)
+        return Part("copies", numbers * s.b, f"{numbers:,} parameters x b")
 
 
 def _sum(parts: tuple[Part, ...]) -> int:

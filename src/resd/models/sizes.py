@@ -55,6 +55,7 @@ class Sizes:
         outside: of what is in no layer of the decoder: embedding, norm, head.
         largest: of the largest tensor that is trained.
         adapters: whether what is trained are adapters.
+        merged: of the weights that adapters are merged into.
         adapted: numbers a token that go into the adapters of one layer.
         ranks: numbers a token inside the adapters of one layer.
         stored: bytes a number as loaded.
@@ -82,6 +83,7 @@ class Sizes:
     outside: int
     largest: int
     adapters: bool
+    merged: int
     adapted: int
     ranks: int
     stored: int
@@ -209,6 +211,7 @@ def _counts(model: Any, base: Any) -> dict[str, int]:
         "largest_layer": max(layers, default=0),
         "outside": whole - sum(layers),
         "largest": max(trained, default=0),
+        "merged": sum(p.numel() for n, p in named.items() if ".base_layer." in n),
         "adapted": math.ceil(sum(p.shape[-1] for p in into) / number),
         "ranks": math.ceil(sum(p.shape[0] for p in into) / number),
     }
