@@ -4,7 +4,7 @@ python benchmarks/memory.py [CASE ...] [--json]
 
 Each case is a whole `resd train` of one step on a random model that is small but not negligible,
 in a process of its own: rollouts, reflections, teacher, update, checkpoint, final model. What is
-measured is the largest anonymous resident memory above that before the run.
+measured is the largest resident memory above that before the run.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ def settings(name, place, output):
     )
 
 
-def anonymous():
-    """Resident bytes that are no file's."""
+def resident():
+    """Resident bytes; frozen weights are pages of the model's own file."""
     with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("RssAnon"))
+        line = next(line for line in file if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
 
@@ -145,11 +145,11 @@ def measure(name):
         import gc
 
         gc.collect()
-        before, peak, done = anonymous(), [0], threading.Event()
+        before, peak, done = resident(), [0], threading.Event()
 
         def watch():
             while not done.is_set():
-                peak[0] = max(peak[0], anonymous())
+                peak[0] = max(peak[0], resident())
                 time.sleep(0.002)
 
         watcher = threading.Thread(target=watch)

@@ -39,9 +39,12 @@ def check_model(run: RunConfig) -> list[str]:
     check_attention(run)
     model = skeleton(read_model_config(run.model), run.model)
     _check_head(model, run)
-    memory = Memory(run, model)
     device, processes = usable_device(run)
     room = device_memory(device)
+    try:
+        memory = Memory(run, model)
+    except Exception as error:  # what is not known of a model ends no run
+        return [f"memory is not estimated: {' '.join(str(error).split())[:200]}"]
     if room is None:
         return []
     if device.type == "cpu":

@@ -228,8 +228,9 @@ def _layers(base: Any) -> list[Any]:
 
 
 def _widths(base: Any, config: Any) -> dict[str, Any]:
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    layers, head = config.num_hidden_layers, _number(config, "head_dim") or hidden // heads
+    hidden, heads = _need(config, "hidden_size"), _need(config, "num_attention_heads")
+    layers, head = _need(config, "num_hidden_layers"), _number(config, "head_dim")
+    head = head or hidden // heads
     keys = (_number(config, "num_key_value_heads") or heads) * head
     experts = _number(config, "num_experts_per_tok", "top_k_experts") or 0
     units = _number(config, "intermediate_size", "n_inner") or 4 * hidden
@@ -247,7 +248,7 @@ def _widths(base: Any, config: Any) -> dict[str, Any]:
         "units": units,
         "experts": experts,
         "layers": layers,
-        "vocabulary": config.vocab_size,
+        "vocabulary": _need(config, "vocab_size"),
         "norms": len(norms) or 2,
         "normed": any(name.endswith("q_norm") for name in named),
         "cached": _cached(config, layers, 2 * keys),
@@ -270,12 +271,22 @@ def _width(module: Any) -> int | None:
     return None if weight is None else int(weight.shape[-1])
 
 
+def _need(config: Any, name: str) -> int:
+    value = _number(config, name)
+    if value is None:
+        raise UserError(f"model.path: its config.json has no {name}: no memory can be estimated")
+    return value
+
+
 def _number(config: Any, *names: str) -> int | None:
-    """The first number that a config has by one of these names; of a list, the largest."""
+    """The first number that a config has by one of these names; the largest where layers differ."""
     for name in names:
-        value = getattr(config, name, None)
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # transformers refuses to give one value where layers have several
+            value = [getattr(layer, name, None) for layer in config.per_layer_config]
         if isinstance(value, list | tuple):
-            value = max(value, default=None)
+            value = max((v for v in value if isinstance(v, int)), default=None)
         if isinstance(value, int) and value > 0:
             return value
     return None
