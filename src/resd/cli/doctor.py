@@ -183,7 +183,7 @@ def _disk(config: RunConfig, memory: Memory) -> dict[str, int]:
     from resd.runs.disk import disk
 
     sizes = memory.sizes
-    return disk(config, sizes.bare, sizes.trained, sizes.b, sizes.wide)
+    return disk(config, sizes.bare, sizes.trained, sizes.b, sizes.trained_b, sizes.wide)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -63,7 +63,9 @@ def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] =
     for key, value in overrides:
         set_dotted(user, key, value)
     preset = user.get("preset")
-    if preset is None and file is None and user.get("task", "lab") == "lab":
+    if preset == "none":  # as a run's own config.toml writes it
+        preset = None
+    elif preset is None and file is None and user.get("task", "lab") == "lab":
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
     places = [f"in {file}"] if file else []

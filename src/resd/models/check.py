@@ -135,7 +135,7 @@ def check_memory(memory: Memory, found: Estimate, device: str, room: int) -> lis
 
 def _check_disk(memory: Memory) -> list[str]:
     run, sizes = memory.run, memory.sizes
-    needs = disk(run, sizes.bare, sizes.trained, sizes.b, sizes.wide)
+    needs = disk(run, sizes.bare, sizes.trained, sizes.b, sizes.trained_b, sizes.wide)
     free, whole = free_disk(run.output or Path("runs")), sum(needs.values())
     if free is None or whole <= free:
         return []

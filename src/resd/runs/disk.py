@@ -8,7 +8,9 @@ from shutil import disk_usage
 from resd.config import DistillConfig, RunConfig
 
 
-def disk(run: RunConfig, parameters: int, trained: int, b: int, wide: int) -> dict[str, int]:
+def disk(
+    run: RunConfig, parameters: int, trained: int, b: int, trained_b: int, wide: int
+) -> dict[str, int]:
     """Bytes of the model files of a run, at most, by kind.
 
     Args:
@@ -16,16 +18,17 @@ def disk(run: RunConfig, parameters: int, trained: int, b: int, wide: int) -> di
         parameters: of the model without adapters.
         trained: of those that are trained; fewer than all are adapters.
         b: bytes a number of the model while it computes.
+        trained_b: of what is trained, while it computes.
         wide: of what is trained, for the optimiser.
     """
     adapters = run.model.lora is not None
-    state = 2 * trained * wide + (trained * wide if b < wide or adapters else 0)
-    model = trained * wide if adapters else parameters * b
+    state = (2 + (trained_b < wide)) * trained * wide
+    model = trained * trained_b if adapters else parameters * b
     teacher = 0
     if isinstance(run.method, DistillConfig) and run.method.teacher.kind != "live":
         average = run.method.teacher.kind == "ema"
         teacher = trained * 4 if average else (0 if adapters else parameters * b)
-    student = parameters * b + trained * wide if adapters else parameters * wide
+    student = parameters * b + trained * trained_b if adapters else parameters * wide
     checkpoint = run.checkpoint
     # A new one is written before an old one goes.
     return {
