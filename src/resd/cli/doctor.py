@@ -82,7 +82,7 @@ def dry_run(config: RunConfig) -> int:
     from resd.config.paths import anchored
     from resd.loop.setup import prepare
     from resd.loop.stream import Stream
-    from resd.models.check import usable_device
+    from resd.models.check import check_disk, usable_device
     from resd.models.load import read_model_config
     from resd.models.memory import Memory
     from resd.models.sizes import skeleton
@@ -100,7 +100,7 @@ def dry_run(config: RunConfig) -> int:
     print(report(config, memory, memory.estimate(processes, device.type)))
     steps = Stream(setup.train, config.train, config.seed).steps
     print(f"{steps} steps on {len(setup.train)} examples, evaluated on {len(setup.test)}")
-    for warning in setup.warnings:
+    for warning in (*setup.warnings, *check_disk(memory)):
         print(f"warning: {warning}")
     print("Nothing was loaded, nothing was written.")
     return 0

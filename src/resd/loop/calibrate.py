@@ -114,7 +114,7 @@ def _missing(config: RunConfig) -> str:
             return ""
     except UserError as error:
         return str(error)
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for name in ("model.safetensors", "model.safetensors.index.json"):
         try:

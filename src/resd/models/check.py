@@ -50,7 +50,7 @@ def check_model(run: RunConfig) -> list[str]:
     if device.type == "cpu":
         room //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     found = memory.estimate(processes, device.type)
-    return [*check_memory(memory, found, device.type, room), *_check_disk(memory)]
+    return check_memory(memory, found, device.type, room)
 
 
 def usable_device(run: RunConfig) -> tuple[torch.device, int]:
@@ -133,7 +133,8 @@ def check_memory(memory: Memory, found: Estimate, device: str, room: int) -> lis
     return []
 
 
-def _check_disk(memory: Memory) -> list[str]:
+def check_disk(memory: Memory) -> list[str]:
+    """Hold what a run may write against what is free."""
     run, sizes = memory.run, memory.sizes
     needs = disk(run, sizes.bare, sizes.trained, sizes.b, sizes.trained_b, sizes.wide)
     free, whole = free_disk(run.output or Path("runs")), sum(needs.values())

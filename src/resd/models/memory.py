@@ -148,7 +148,7 @@ class Memory:
         if n == 1:
             narrow = sizes.trained_b < sizes.wide
             weights = frozen * sizes.b + sizes.trained * sizes.trained_b
-            first = (
+            first: tuple[Part, ...] = (
                 Part("weights", weights, "parameters x b", half),
                 Part("master copy", trained * narrow, f"trained x {sizes.wide}", fewer),
             )

@@ -113,7 +113,7 @@ class Sizes:
         """Measure a model, adapted or not; it may be a skeleton."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = base.config.get_text_config()
-        stored = run.dtype
+        stored: str = run.dtype
         if stored == "auto":
             stored = str(getattr(base.config, "dtype", None) or "float32").removeprefix("torch.")
         compute = run.compute_dtype if run.compute_dtype not in (None, run.dtype) else None
@@ -198,7 +198,7 @@ def skeleton(config: PretrainedConfig, run: ModelConfig) -> Any:
     return model
 
 
-def _counts(model: Any, base: Any) -> dict[str, int]:
+def _counts(model: Any, base: Any) -> dict[str, Any]:
     named = dict(model.named_parameters())
     adapters = {n: p for n, p in named.items() if ".lora_" in n}
     into = [p for n, p in adapters.items() if ".lora_A." in n]
