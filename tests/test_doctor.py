@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from families import ARCHITECTURES
 
 from resd.cli import main
 from resd.config import RunConfig, validate
 from resd.distill import make_teacher
-from resd.models.memory import CARDS, GB, Estimate, architecture, count_parameters, estimate
+from resd.errors import UserError
+from resd.models.check import check_memory
+from resd.models.memory import CARDS, GB, Estimate, Memory
+from resd.models.moments import Part
+from resd.models.sizes import Sizes, architecture, skeleton
 
 SHAPE = {
     "vocab_size": 100,
@@ -47,12 +52,14 @@ def settings(place: Path, **over: Any) -> RunConfig:
     return validate(values, "here")
 
 
-def parts(found: Estimate) -> dict[str, int]:
-    return {
-        part.name: part.bytes
-        for phase in (found.kept, found.update, found.generation)
-        for part in phase
-    }
+def parts(run: RunConfig, processes: int = 1, moment: str = "generation") -> dict[str, int]:
+    """What is kept, and what comes on top at one moment."""
+    found = Memory(run).estimate(processes)
+    return {part.name: part.bytes for part in (*found.kept, *found.moments[moment])}
+
+
+def sizes(run: RunConfig) -> Sizes:
+    return Memory(run).sizes
 
 
 @pytest.mark.parametrize(
@@ -81,14 +88,14 @@ def test_what_is_kept_is_what_tensors_measure(
     optimizer.step()
     state = [t for row in optimizer.state.values() for t in row.values() if t.dim()]
     teacher = make_teacher("ema", model).state_dict().values()
-    found = parts(estimate(settings(place)))
+    found = parts(settings(place))
     assert found["weights"] == size(model.parameters())
     assert found["gradients"] == size(p.grad for p in model.parameters())
     assert found["optimiser"] == size(state)
     assert found["teacher"] == size({t.data_ptr(): t for t in teacher}.values())
-    assert found["master copy"] == 0
-    tokens = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers) * 4
-    assert found["cache of generation"] == tokens * 150 // 10
+    assert "master copy" not in found
+    layers = [(layer.keys.numel() + layer.values.numel()) * 4 for layer in cache.layers]
+    assert found["cache"] == (sum(layers) + layers[0]) * 150 // 10  # one layer's is copied
 
 
 def size(tensors: Any) -> int:
@@ -97,73 +104,81 @@ def size(tensors: Any) -> int:
 
 def test_compute_dtype_teacher_and_adapters(tmp_path: Path) -> None:
     place = made("qwen3", tmp_path, tie_word_embeddings=True)
-    whole, none = count_parameters(architecture(str(place)), settings(place))
-    assert none == 0
+    whole = sizes(settings(place)).bare
     narrow = settings(place, model__compute_dtype="bfloat16")
-    found = parts(estimate(narrow))
+    found = parts(narrow)
     assert found["weights"] == whole * 2
     assert found["master copy"] == found["gradients"] == whole * 4
     assert found["optimiser"] == whole * 8
     assert found["teacher"] == whole * 6  # float32 average, bfloat16 copy
     frozen = settings(place, model__compute_dtype="bfloat16", method__teacher={"kind": "frozen"})
-    assert parts(estimate(frozen))["teacher"] == whole * 2
+    assert parts(frozen)["teacher"] == whole * 2
     for method in ({"name": "grpo"}, {"name": "sdpo", "teacher": {"kind": "live"}}):
-        assert parts(estimate(settings(place, method=method)))["teacher"] == 0
+        assert parts(settings(place, method=method))["teacher"] == 0
     lora = settings(place, model__lora={"rank": 4}, model__dtype="bfloat16")
     # 2 layers of q, k, v, o, gate, up and down.
     ends = [(64, 128), (64, 64), (64, 64), (128, 64), (64, 96), (64, 96), (96, 64)]
     adapters = 2 * 4 * sum(map(sum, ends))
-    found = parts(estimate(lora))
-    assert estimate(lora).trained == adapters
+    found = parts(lora)
+    assert sizes(lora).trained == adapters
     assert found["weights"] == whole * 2 + adapters * 4
     assert found["gradients"] == found["teacher"] == adapters * 4
     assert found["optimiser"] == adapters * 8
 
 
+def test_processes_share_all_but_what_generates(tmp_path: Path) -> None:
+    place = made("qwen3", tmp_path, tie_word_embeddings=True)
+    run = settings(place, model__compute_dtype="bfloat16")
+    whole = sizes(run).bare
+    found = parts(run, 4)
+    assert found["weights"] == found["gradients"] == found["teacher"] == whole
+    assert found["optimiser"] == whole * 2
+    assert found["generation copy"] == whole * 2
+    assert parts(run, 8)["generation copy"] == whole * 2
+    away = settings(
+        place, model__compute_dtype="bfloat16", method__teacher={"kind": "ema", "offload": True}
+    )
+    assert parts(away, 4)["teacher"] == 0
+    assert {p.name: p.bytes for p in Memory(away).estimate(4).host}["teacher"] == whole * 4
+    # Embedding and norm of student and teacher, two layers of the student.
+    rows = 100 * 64 + 64
+    layer = (whole - rows) // 2
+    assert parts(run, 4, "loss")["unsharded"] == (2 * rows + 2 * layer) * 2
+    adapted = settings(place, model__lora={"rank": 4})
+    assert parts(adapted, 4, "loss")["unsharded"] < (rows + 2 * layer) * 4 * 1.5
+
+
 def test_what_comes_and_goes(tmp_path: Path) -> None:
     place = made("qwen3", tmp_path)
-    base = estimate(settings(place))
-    found = parts(base)
-    # Tokens x layers x (input and norms, queries and output, keys and values, MLP) x 4.
-    layer = 4 * 64 + 2 * 128 + 2 * 64 + 3 * 96 + 2 * 64
-    assert found["activations"] == 2 * 150 * 2 * layer * 4
-    experts = parts(estimate(settings(made("qwen3_moe", tmp_path / "moe", **EXPERTS))))
-    assert experts["activations"] == 2 * 150 * 2 * (layer - 3 * 96 + 3 * 2 * 32) * 4
-    assert found["logits of the loss"] == 2 * 50 * 100 * (3 * 4 + 6 * 4)
-    grpo = parts(estimate(settings(place, method={"name": "grpo"})))
-    assert grpo["logits of the loss"] == 2 * 50 * 100 * (3 * 4 + 2 * 4)
+    base = settings(place)
+    more = parts(settings(place, train={"micro_batch_tokens": 400}), moment="loss")
+    assert more["activations"] == parts(base, moment="loss")["activations"] / 150 * 400
+    # No more than the samples of a batch.
+    most = parts(
+        settings(place, train={"micro_batch_tokens": 10**6, "batch_size": 4}), moment="loss"
+    )
+    assert most["activations"] == parts(base, moment="loss")["activations"] * 4
     resd = {"name": "resd", "max_teacher_tokens": 180, "reflection_tokens": 70}
     resd["curation_tokens"] = 60
-    cache = parts(estimate(settings(place, method=resd)))["cache of generation"]
-    assert cache == 3 * 250 * 2 * 2 * 2 * 32 * 4
+    layer = 2 * 2 * 32 * 4  # bytes a token
+    assert parts(settings(place, method=resd))["cache"] == 3 * 250 * 3 * layer
     resd["reflection_tokens"] = 90  # but no more than the context
-    cache = parts(estimate(settings(place, method=resd)))["cache of generation"]
-    assert cache == 3 * 256 * 2 * 2 * 2 * 32 * 4
-    less = parts(estimate(settings(place, model__gradient_checkpointing=True)))["activations"]
-    assert less < found["activations"]
-    phases = [sum(p.bytes for p in phase) for phase in (base.update, base.generation)]
-    assert base.total == sum(p.bytes for p in base.kept) + max(phases)
+    assert parts(settings(place, method=resd))["cache"] == 3 * 256 * 3 * layer
+    # No more reflections than rollouts.
+    few = settings(place, method=resd, train={"batch_size": 1, "inner_iterations": 1})
+    assert parts(few)["cache"] == 3 * 150 * 3 * layer
+    less = parts(settings(place, model__gradient_checkpointing=True), moment="loss")
+    assert less["activations"] < parts(base, moment="loss")["activations"]
+    found = Memory(base).estimate()
+    tops = [sum(p.bytes for p in moment) for moment in found.moments.values()]
+    assert found.total == sum(p.bytes for p in found.kept) + max(tops)
 
 
-def test_activations_are_about_what_autograd_keeps(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    place = made("qwen3", tmp_path)
-    model = AutoModelForCausalLM.from_config(architecture(str(place)), attn_implementation="sdpa")
-    own = {p.data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model.model(input_ids=torch.zeros(2, 150, dtype=torch.long), use_cache=False)
-    assert output.last_hidden_state.requires_grad
-    ratio = parts(estimate(settings(place)))["activations"] / sum(kept.values())
-    assert 0.6 < ratio < 1.4
+def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    over = {"sliding_window": 40, "layer_types": kinds}
+    found = sizes(settings(made("gemma3_text", tmp_path, **over)))
+    assert found.cache(150) == (40 + 150) * 2 * 2 * 32
 
 
 @pytest.mark.parametrize(
@@ -176,35 +191,63 @@ def test_activations_are_about_what_autograd_keeps(tmp_path: Path) -> None:
     ],
 )
 def test_known_models_have_their_published_size(path: str, parameters: float) -> None:
-    counted, _ = count_parameters(architecture(path), settings(Path("lab")))
+    run = settings(Path("lab"))
+    counted = Sizes.of(run.model, skeleton(architecture(path), run.model)).bare
     assert counted / 1e9 == pytest.approx(parameters, rel=1e-3)
 
 
+def needing(gigabytes: float) -> Estimate:
+    part = Part("weights", int(gigabytes * GB), "", "a setting")
+    return Estimate((part,), {"loss": (Part("head", GB, "", "another"),)}, (), 0, 0)
+
+
 def test_cards() -> None:
-    def needs(gigabytes: float) -> str:
-        from resd.models.memory import Part
+    assert [needing(card - 1).card() for card in CARDS] == list(CARDS)
+    assert needing(23.1).card() == 48
+    assert needing(140.1).card() is None
+    assert needing(2).advice() == "a setting, another"
 
-        return Estimate((Part("all", int(gigabytes * GB), ""),), (), (), 0, 0).cards()
 
-    assert [needs(card) for card in CARDS] == [f"one GPU of {card} GB" for card in CARDS]
-    assert needs(24.1) == "one GPU of 48 GB"
-    assert needs(141.1) == "2 GPUs of 80 GB"
-    assert needs(160.1) == "3 GPUs of 80 GB"
+def test_too_little_memory_is_refused_or_warned_of(tmp_path: Path) -> None:
+    memory = Memory(settings(made("qwen3", tmp_path)))
+    assert check_memory(memory, needing(10), "cuda", 11 * GB) == []
+    (warning,) = check_memory(memory, needing(10), "cuda", 11 * GB - 1)
+    assert "may need 11.0 GB" in warning
+    assert "lower it with a setting" in warning
+    with pytest.raises(UserError, match=r"need 10.0 GB, the cuda has 10.0 GB.*check_memory false"):
+        check_memory(memory, needing(10), "cuda", 10 * GB - 1)
+    memory.run.model.check_memory = False
+    assert len(check_memory(memory, needing(10), "cuda", 10 * GB - 1)) == 1
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "--preset", "manufactoria-paper"]) == 0
     text = capsys.readouterr().out
-    for words in ("4,022,468,096 parameters", "master copy", "3 GPUs of 80 GB", "not implemented"):
+    for words in ("4,022,468,096 parameters", "master copy", "one GPU of 141 GB", "--calibrate"):
         assert words in text
     smaller = ["--set", "model.path=Qwen/Qwen3-0.6B", "--set", "rollout.max_new_tokens=1024"]
     assert main(["doctor", "--preset", "manufactoria-paper", *smaller, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == 596_049_920
-    assert found["fits_one"]
-    assert found["total"] < sum(found["bytes"].values())  # two phases, never at once
-    assert main(["doctor", "--set", "model.path=lab"]) == 0
-    assert "not implemented" not in capsys.readouterr().out
+    assert found["total"] == sum(found["kept"].values()) + max(
+        sum(moment.values()) for moment in found["moments"].values()
+    )
+    assert found["tokens"]["rollouts"] == 32 * 1024
+    assert main(["doctor", "--preset", "manufactoria-paper", "--processes", "8"]) == 0
+    text = capsys.readouterr().out
+    assert "each of 8 processes" in text
+    assert "generation copy" in text
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_of_the_table_has_an_estimate(name: str, tmp_path: Path) -> None:
+    import transformers
+
+    config, model, fields = ARCHITECTURES[name]
+    getattr(transformers, config)(**fields, architectures=[model]).save_pretrained(tmp_path)
+    for over in ({}, {"model__lora": {"rank": 2}}):
+        found = Memory(settings(tmp_path, **over)).estimate(2)
+        assert found.total > found.base > 0
 
 
 @pytest.mark.parametrize(
@@ -212,6 +255,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     [
         (["--set", "model.path=owner/unknown"], "architecture of owner/unknown is not known"),
         (["--set", "train.lr"], "expected KEY=VALUE"),
+        (["--processes", "0"], "--processes must be at least 1"),
+        (["--set", "model.attention=spda"], "did you mean sdpa"),
         (["--preset", "nope"], "no preset 'nope'"),
         (["--set", "model.dtyp=float32"], "unknown key model.dtyp"),
         (["missing.toml"], "missing.toml does not exist"),

@@ -12,7 +12,7 @@ import torch
 
 from resd.api import train
 from resd.config import METHODS, RunConfig, load_config, preset_names, validate
-from resd.models.memory import architecture
+from resd.models.sizes import architecture
 from resd.tasks.registry import load_environment, load_examples
 
 FACTOR = 1 / 48  # of every limit in tokens: 69632 become 1450
@@ -25,7 +25,7 @@ LIMITS = {
     "curation_tokens",
     "max_tokens",
 }
-SCRIPTS = [name for name in preset_names() if name.endswith(("-paper", "-released"))]
+SCRIPTS = [name for name in preset_names() if name.endswith(("-paper", "-released", "-lora"))]
 # As Qwen3's: roles between marks, thinking between tags that the model writes.
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,6 @@ from resd.config import (
     load_config,
     preset_names,
 )
-from resd.models.memory import first_line
 from resd.tasks.registry import load_environment, load_examples
 
 # method.md section 5: alpha, ratio_max, entries, concise, weights, teacher's rate
@@ -220,7 +220,38 @@ def test_the_lab_stays_as_it_was_measured() -> None:
             assert method.clip_high == 0.2
 
 
+def test_a_preset_for_one_gpu_is_the_paper_s_with_adapters() -> None:
+    for task in TASKS:
+        for method in METHODS:
+            adapted = preset(f"{task}-paper-lora", method).model_dump()
+            paper = preset(f"{task}-paper", method).model_dump()
+            assert adapted["model"].pop("lora")["rank"] == 32
+            assert paper["model"].pop("lora") is None
+            for values in (adapted, paper):
+                assert values.pop("preset")
+                values["rollout"].pop("batch_size")
+            assert adapted["train"].pop("lr") == pytest.approx(10 * paper["train"].pop("lr"))
+            assert adapted == paper
+
+
+def written() -> Any:
+    place = Path(__file__).resolve().parents[1] / "docs/write_tables.py"
+    spec = importlib.util.spec_from_file_location("write_tables", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_the_first_line_is_the_memory_that_doctor_computes(name: str) -> None:
     text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    assert text.splitlines()[0] == first_line(preset(name))
+    assert text == written().preset(name)
+
+
+def test_the_tables_of_the_scaling_page_are_computed() -> None:
+    module = written()
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- table -->") == text.count("| **card** |") == 6
+    assert module.page(text) == text

@@ -152,12 +152,16 @@ def _train(arguments: list[str]) -> int:
         return 0
     words = _split(arguments)
     if words.resume is not None:
+        if words.dry_run:
+            raise UserError("--dry-run is of a new run; it does not go with --resume")
         return _resume(words)
     if words.accept:
         raise UserError("--accept goes with --resume RUN")
     from resd.config import load_config
 
     config = load_config(words.file, words.overrides)
+    if words.dry_run:
+        return doctor.dry_run(config)
     from resd.api import train
 
     train(config)
@@ -191,6 +195,7 @@ class _Words:
     file: Path | None = None
     resume: Path | None = None
     accept: list[str] = field(default_factory=list)
+    dry_run: bool = False
     overrides: list[tuple[str, Any]] = field(default_factory=list)
 
 
@@ -207,6 +212,9 @@ def _split(arguments: Sequence[str]) -> _Words:
             if words.file is not None:
                 raise UserError(f"two config files: {words.file} and {word}")
             words.file = Path(word)
+            continue
+        if word == "--dry-run":
+            words.dry_run = True
             continue
         key, equals, value = word[2:].partition("=")
         if not equals:
@@ -225,8 +233,8 @@ def _split(arguments: Sequence[str]) -> _Words:
 def _overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     """Dotted settings only."""
     words = _split(arguments)
-    if words.file is not None or words.resume is not None or words.accept:
-        raise UserError(f"unexpected {words.file or '--resume or --accept'}")
+    if words.file is not None or words.resume is not None or words.accept or words.dry_run:
+        raise UserError(f"unexpected {words.file or '--resume, --accept or --dry-run'}")
     return words.overrides
 
 

@@ -63,7 +63,9 @@ def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] =
     for key, value in overrides:
         set_dotted(user, key, value)
     preset = user.get("preset")
-    if preset is None and file is None and user.get("task", "lab") == "lab":
+    if preset == "none":  # as a run's own config.toml writes it
+        preset = None
+    elif preset is None and file is None and user.get("task", "lab") == "lab":
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
     places = [f"in {file}"] if file else []
@@ -150,8 +152,7 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     if name not in preset_names():
         known, meant = ", ".join(preset_names()), close_to(name, preset_names())
         raise UserError(f"there is no preset {name!r}; the presets are: {known}{meant}")
-    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    base = tomllib.loads(text)
+    base = _read_preset(name)
     tuned = base.pop("by_method", {})
     user_method = user.get("method", {})
     named = user_method.get("name") if isinstance(user_method, dict) else None
@@ -159,6 +160,14 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     if method != base.get("method", {}).get("name", "resd"):
         base["method"] = {"name": method}
     return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    """The values of a preset; one that names another says only what differs from it."""
+    text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    start = values.pop("preset", None)
+    return merge(_read_preset(start), values) if start is not None else values
 
 
 def _describe(error: ValidationError, where: str) -> str:

@@ -58,6 +58,16 @@ class ModelConfig(Part):
         None, ge=1, description="CPU threads; by default 1 below 50 million parameters, else all"
     )
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    attention: str | None = Field(
+        None,
+        description="eager, sdpa, flash_attention_2, flex_attention, ...; the model's own by "
+        "default",
+    )
+    check_memory: bool = Field(
+        True,
+        description="refuse a run whose weights, gradients, optimiser and teacher are larger than "
+        "the device; false warns only",
+    )
     max_context: int | None = Field(
         None, ge=16, description="most tokens of prompt and response; the model's own by default"
     )
@@ -215,6 +225,10 @@ class TeacherConfig(Part):
 
     kind: Literal["frozen", "ema", "live"] = Field("ema", description="frozen, ema or live weights")
     rate: float = Field(1e-4, gt=0, le=1, description="EMA rate: old <- (1-rate) old + rate new")
+    offload: bool = Field(
+        False,
+        description="several processes: keep a teacher with weights of its own in host memory",
+    )
 
 
 class DistillConfig(Part):

@@ -19,6 +19,7 @@ from resd.engines.registry import check_engine
 from resd.errors import UserError
 from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
+from resd.models.check import check_model
 from resd.models.load import (
     load_tokenizer,
     pick_device,
@@ -39,6 +40,7 @@ class Setup:
         context: most tokens of prompt and response together.
         max_prompt: most tokens of a student's prompt; longer ones are skipped and counted.
         notes: what the environment wants said at the start of a run.
+        warnings: what was found, and is said before the model is loaded.
     """
 
     config: RunConfig
@@ -52,6 +54,7 @@ class Setup:
     max_prompt: int
     scorer: Scorer
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def close(self) -> None:
         """End the processes that evaluate."""
@@ -73,6 +76,7 @@ def prepare(config: RunConfig) -> Setup:
     _check_trackers(config.trackers)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
+    warnings = check_model(config)
     chat = ChatFormat(tokenizer, config.rollout.thinking)
     max_prompt = _max_prompt(config, context)
     check_engine(config, context)
@@ -104,6 +108,7 @@ def prepare(config: RunConfig) -> Setup:
         max_prompt=max_prompt,
         scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
+        warnings=tuple(warnings),
     )
 
 

@@ -64,6 +64,8 @@ class Trainer:
         self.setup, self.run, self.view = setup, run, SafeView(view if main else MuteView())
         self.config: RunConfig = setup.config
         config = self.config
+        for warning in setup.warnings:
+            self.view.warn(warning)
         seed_everything(config.seed)
         self.clock = Clock()
         self.recorder = Recorder(run, traces=config.traces and main, warn=self.view.warn)

@@ -115,7 +115,7 @@ def load_model(config: ModelConfig) -> Any:
     """
     place = model_path(config.path)
     try:
-        model = load_whole(place, _dtype(config.dtype))
+        model = load_whole(place, _dtype(config.dtype), config.attention)
     except UserError:
         raise
     except Exception as error:
@@ -132,23 +132,28 @@ def load_model(config: ModelConfig) -> Any:
     return model
 
 
-def load_whole(place: str | Path, dtype: Any) -> Any:
+def load_whole(place: str | Path, dtype: Any, attention: str | None = None) -> Any:
     """Load a causal language model, all of it, as the architecture that its config names.
+
+    Args:
+        place: a directory, or a hub id.
+        dtype: of the weights.
+        attention: an implementation by name; by default the model's own.
 
     Raises:
         UserError: it is of a kind that cannot be trained.
         ValueError: weights are missing; `transformers` would fill them with random numbers.
     """
     config = _config(place)
-    _check_kind(config, place)
+    check_kind(config, place)
     pin_config(config)
-    loaded: Any = _architecture(config).from_pretrained(
+    loaded: Any = architecture_of(config).from_pretrained(
         place,
         config=config,
         dtype=dtype,
         generation_config=read_generation(place),
         output_loading_info=True,
-        **_exact(config),
+        **pinned_attention(config, attention),
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -159,7 +164,12 @@ def load_whole(place: str | Path, dtype: Any) -> Any:
     return model
 
 
-def _check_kind(config: Any, place: str | Path) -> None:
+def check_kind(config: Any, place: str | Path) -> None:
+    """Refuse a model that cannot be trained, by its config.
+
+    Raises:
+        UserError: it is an encoder-decoder, or quantised.
+    """
     if config.is_encoder_decoder:
         raise UserError(
             f"model.path: {place} is an encoder-decoder model ({config.model_type}); only "
@@ -174,7 +184,7 @@ def _check_kind(config: Any, place: str | Path) -> None:
         )
 
 
-def _architecture(config: Any) -> Any:
+def architecture_of(config: Any) -> Any:
     """The class that the config names; the generic one may drop the model around a text model."""
     for name in config.architectures or ():
         found = getattr(transformers, str(name), None)
@@ -183,9 +193,20 @@ def _architecture(config: Any) -> Any:
     return AutoModelForCausalLM
 
 
-def _exact(config: Any) -> dict[str, str]:
-    """The attention that computes what the config says: only `eager` knows a soft cap."""
+def pinned_attention(config: Any, wanted: str | None) -> dict[str, str]:
+    """The attention that is asked for, or that computes what the config says: `sdpa` knows no cap.
+
+    Raises:
+        UserError: what is asked for does not compute what the config says.
+    """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if capped and wanted == "sdpa":
+        raise UserError(
+            "model.attention: sdpa computes no soft cap on attention, which this model has; leave "
+            "model.attention out, or set it to eager"
+        )
+    if wanted is not None:
+        return {"attn_implementation": wanted}
     return {"attn_implementation": "eager"} if capped else {}
 
 
@@ -245,12 +266,17 @@ def context_length(model_config: Any, limit: int | None) -> int:
     return min(int(own), limit) if limit is not None else int(own)
 
 
-def read_context_length(config: ModelConfig) -> int:
-    """`context_length` without loading the weights."""
+def read_model_config(config: ModelConfig) -> Any:
+    """A model's config, without loading the weights."""
     try:
-        return context_length(_config(model_path(config.path)), config.max_context)
+        return _config(model_path(config.path))
     except Exception as error:  # a damaged config.json fails in many ways
         raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
+
+
+def read_context_length(config: ModelConfig) -> int:
+    """`context_length` without loading the weights."""
+    return context_length(read_model_config(config), config.max_context)
 
 
 def read_vocabulary_size(config: ModelConfig) -> int | None:

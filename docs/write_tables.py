@@ -1,0 +1,50 @@
+"""Write what is computed into the tree: the tables of scaling.md, the first lines of presets.
+
+python docs/write_tables.py
+
+Each table belongs to the command in the block of code before it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from resd.cli.doctor import markdown
+from resd.cli.main import _split
+from resd.config import load_config, preset_names
+from resd.models.memory import Memory, first_line
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/scaling.md"
+PRESETS = ROOT / "src/resd/presets"
+_TABLE = re.compile(r"(```\n([^`]*)\n```\n+<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(command):
+    """The memory table of a training command, `resd train ...` or `torchrun ... train ...`."""
+    launcher, _, words = command.partition("train ")
+    found = re.findall(r"--(?:nproc-per-node|nnodes) (\d+)", launcher)
+    processes = 1
+    for number in found:
+        processes *= int(number)
+    split = _split(words.split())
+    return markdown(Memory(load_config(split.file, split.overrides)), processes)
+
+
+def page(text):
+    """The page with its tables as they are computed now."""
+    return _TABLE.sub(lambda m: f"{m[1]}{table(m[2].splitlines()[-1])}\n{m[3]}", text)
+
+
+def preset(name):
+    """A preset's text with its first line as it is computed now."""
+    text = (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
+    _, _, rest = text.partition("\n")
+    return f"{first_line(load_config(None, [('preset', name), ('method.name', 'resd')]))}\n{rest}"
+
+
+if __name__ == "__main__":
+    for name in preset_names():
+        (PRESETS / f"{name}.toml").write_text(preset(name), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
