@@ -27,6 +27,11 @@ from cosmic_ray.work_item import MutationSpec
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "resd"
+# Without the plugins that one short run in one process has no use for.
+OPTIONS = ["-x", "-q", "-W", "ignore", "--no-header", "--hypothesis-seed", "0", "-m", "not slow"]
+for plugin in ("cacheprovider", "xdist", "anyio"):
+    OPTIONS += ["-p", f"no:{plugin}"]
+OPTIONS += ["-o", "addopts="]
 # A mutant that takes so much longer than the code as it is hangs.
 SECONDS, TIMES = 20.0, 8.0
 
@@ -61,7 +66,11 @@ def _import_what_is_slow() -> None:
     import accelerate  # noqa: F401
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
+    import rich.live
+    import rich.progress
+    import rich.table  # noqa: F401
     import torch
+    from pydantic import BaseModel, Field, create_model, model_validator  # noqa: F401
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: F401
     from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401
 
@@ -158,8 +167,7 @@ def _run(tests: Sequence[str], seconds: float) -> int:
         try:
             import pytest
 
-            words = "-n 0 -x -q -p no:cacheprovider --no-header -W ignore --hypothesis-seed 0"
-            status = int(pytest.main([*words.split(), *tests]))
+            status = int(pytest.main([*OPTIONS, *tests]))
         finally:
             os._exit(status)
     until = time.monotonic() + seconds
