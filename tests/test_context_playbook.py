@@ -29,6 +29,7 @@ def test_what_is_rendered_is_read_back():
     assert Playbook.parse(text) == book
     assert Playbook.parse(text + "\n") == book
     assert Playbook.parse(text.replace("\n", "\r\n")) == book
+    assert Playbook.parse(text.replace("\n", "\n\n")) == book
     assert Playbook.parse("") == Playbook()
     # New entries get new ids.
     read = Playbook.parse(text)

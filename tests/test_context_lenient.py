@@ -1,0 +1,177 @@
+"""The lenient readers of JSON and YAML, shape by shape: what is read, where it ends, how deep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resd.context.lenient_json import Cut, pairs, read_string, read_value, unescape
+from resd.context.lenient_yaml import read_yaml
+
+JSON: dict[str, tuple[str, Any, bool]] = {
+    "the end": ('{"a": 1} x', {"a": 1}, False),
+    "comments": ('{"a": "x", // one\n"b": /* two */ 2 # three\n}', {"a": "x", "b": 2}, False),
+    "a comment of stars": ('{"a": /* ** * / */ "b" /***/}', {"a": "b"}, False),
+    "words": (
+        "[true, None, False, null, undefined, 1.5, x y]",
+        [True, None, False, None, None, 1.5, "x y"],
+        False,
+    ),
+    "tuple": ('{"a": (1, "b"), "c": 2}', {"a": [1, "b"], "c": 2}, False),
+    "assignments": (
+        "{a = 1, b := 2, c => 3, 'd'： 4}",
+        {"a": 1, "b": 2, "c": 3, "d": 4},
+        False,
+    ),
+    "a comma in words": ("{a: one, two, b: 2}", {"a": "one, two", "b": 2}, False),
+    "triple": ('{"a": """say "b", \\"c\\": d"""}', {"a": 'say "b", "c": d'}, False),
+    "quotes inside": (
+        '{"a": "say "b" and "c", then", "d": 1}',
+        {"a": 'say "b" and "c", then', "d": 1},
+        False,
+    ),
+    "an escaped backslash": ('{"a": "b\\\\", "c": 1}', {"a": "b\\", "c": 1}, False),
+    "an escaped quote": ('{"a": "b\\", c", "d": 1}', {"a": 'b", c', "d": 1}, False),
+    "key without a value": ('{"a", "b": 1}', {"b": 1}, False),
+    "never closed": ('{"a": [1, 2', {"a": [1, 2]}, True),
+    "an object in a key's place": ('{"a": "1", {"b": 2}', {"a": "1"}, False),
+    "a list closed by a brace": ('{"a": [1, 2}', {"a": [1, 2]}, False),
+    "only the bracket": ("[", [], True),
+}
+
+
+@pytest.mark.parametrize("shape", JSON)
+def test_what_a_value_is(shape: str) -> None:
+    text, value, cut = JSON[shape]
+    found, _, was_cut = read_value(text, 0)
+    assert (found, was_cut) == (value, cut)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ('x {"a": 1} y', 2, 10),
+        ("[1, [2], 3]]", 0, 11),
+        ('{"a": [1, 2} y', 0, 12),
+        ("[1, 2) y", 0, 6),
+        ("(1, 2) y", 0, 6),
+        ('["a" y', 0, 6),
+        ("[", 0, 1),
+    ],
+)
+def test_where_a_value_ends(text: str, start: int, end: int) -> None:
+    assert read_value(text, start)[1] == end
+
+
+def test_a_string_that_the_text_ended_in_is_marked() -> None:
+    (whole, cut), _, was_cut = read_value('["a", "b', 0)
+    assert (whole, cut, was_cut) == ("a", "b", True)
+    assert not isinstance(whole, Cut)
+    assert isinstance(cut, Cut)
+
+
+def test_where_a_string_ends() -> None:
+    assert read_string('"a" b', 0) == 5  # nothing that follows a value follows
+    assert read_string('"a", "b"', 0) == 3
+    assert read_string("x 'a'}", 2) == 5
+    assert read_string("“a”, “b”", 0) == 3
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ('a\\nb\\tc\\/\\"\\\\', 'a\nb\tc/"\\'),
+        ("\\u00e9\\ud83d\\ude00", "é😀"),
+        ("\\d \\u12", "\\d \\u12"),
+        ("\\b\\f\\r", "\b\f\r"),
+        ("end\\", "end"),
+        ("\\ud800", "�"),
+    ],
+)
+def test_escapes(raw: str, text: str) -> None:
+    assert unescape(raw) == text
+
+
+@pytest.mark.parametrize(
+    ("items", "value"),
+    [
+        ([("a", 1), ("a", 2)], {"a": 2}),
+        ([("a", 1), ("a", "")], {"a": 1}),
+        ([("a", []), ("a", {})], {"a": {}}),
+        ([("a", {"b": 1}), ("a", {"c": 2})], {"a": [{"b": 1}, {"c": 2}]}),
+        ([("a", {"b": 1}), ("a", {}), ("a", {"c": 2})], {"a": [{"b": 1}, {}, {"c": 2}]}),
+        ([("a", {"b": 1}), ("a", {"c": 2}), ("a", "d"), ("a", {"e": 3})], {"a": {"e": 3}}),
+        ([("a", [1]), ("a", {"c": 2})], {"a": {"c": 2}}),
+    ],
+)
+def test_a_key_that_stands_twice(items: list[tuple[str, Any]], value: Any) -> None:
+    assert pairs(items) == value
+
+
+def depth_of(value: Any) -> int:
+    levels = 0
+    while isinstance(value, list | dict) and value:
+        value = value[0] if isinstance(value, list) else next(iter(value.values()))
+        levels += 1
+    return levels
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":(', "{a:["])
+def test_json_is_not_read_to_any_depth(opening: str) -> None:
+    """Nor does the reader end in Python's limit of recursion."""
+    assert 20 <= depth_of(read_value(opening * 5_000, 0)[0]) <= 40
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [" " * level + "a:" for level in range(1_500)],
+        [" " * level * 2 + "- a:" for level in range(1_500)],
+        [" " * level + ("a:" if level % 2 else "-") for level in range(1_500)],
+    ],
+)
+def test_yaml_is_not_read_to_any_depth(lines: list[str]) -> None:
+    value = read_yaml("\n".join(["a:", *(" " + line for line in lines)]), {"a"})
+    assert 10 <= depth_of(value) <= 40
+
+
+YAML: dict[str, tuple[str, Any]] = {
+    "quoted keys": ('"a": 1\n"b": 2', {"a": "1", "b": "2"}),
+    "bold keys": ("**a**: x\n**b:** y", {"a": "x", "b": "y"}),
+    "bullets": ("a:\n* x\n• y\n- z", {"a": ["x", "y", "z"]}),
+    "an empty item": (
+        "a:\n  - x\n  -\n    b: y\n  -\nc: z",
+        {"a": ["x", {"b": "y"}, None], "c": "z"},
+    ),
+    "a colon in a value": ("a: x: y\nb: http://z", {"a": "x: y", "b": "http://z"}),
+    "several lines": ("a: x\n  y\n\n  z\nb: w", {"a": "x y z", "b": "w"}),
+    "text below its key": ("a:\n  x y\n  z\nb: w", {"a": "x y z", "b": "w"}),
+    "literal": ("a: |\n  x\n    y\nb: |-\n  z", {"a": "x\ny", "b": "z"}),
+    "folded": ("a: >\n  x\n  y\nb: >+\n  z", {"a": "x y", "b": "z"}),
+    "literal with a width": ("a: |2\n  x\n  y", {"a": "x\ny"}),
+    "JSON": ('a: {"b": [1,\n  2]}\nc: [x, y]', {"a": {"b": [1, 2]}, "c": ["x", "y"]}),
+    "quotes": ("a: \"x\\ny\" # z\nb: 'x\\ny'", {"a": "x\ny", "b": "x\\ny"}),
+    "an apostrophe": ("a: 'tis so\nb: \"", {"a": "'tis so", "b": '"'}),
+    "comments": ("# one\na: x # two\n  # three\nb: # four\n  y", {"a": "x", "b": "y"}),
+    "no comment": ("a: x#y\nb: C# is", {"a": "x#y", "b": "C# is"}),
+    "nothing": ("a: null\nb: ~\nc: None\nd:\ne: x", dict.fromkeys("abcd") | {"e": "x"}),
+    "fences": ("```yaml\na: x\n---\nb: y\n...\n```", {"a": "x", "b": "y"}),
+    "tabs": ("a:\n\tb: x\n\tc: y", {"a": {"b": "x", "c": "y"}}),
+    "what is indented less ends it": ("  a: x\n  b: y\nc: z", {"a": "x", "b": "y"}),
+    "what is no member ends it": ("a: x\nso it is\nb: y", {"a": "x"}),
+    "text before": ("Well, here:\n\n  a:\n    b: x", {"a": {"b": "x"}}),
+    "a list first": ("- a: x\n  b: y\n- a: z", [{"a": "x", "b": "y"}, {"a": "z"}]),
+    "a list, flush": ("a:\n- b: x\n  c: y\nd: z", {"a": [{"b": "x", "c": "y"}], "d": "z"}),
+    "a key with words": ("A (or B): x", None),
+    "a plain key": ("A: x\nwhat to do: y", {"A": "x", "what to do": "y"}),
+    "twice": ("a: x\na: y", {"a": "y"}),
+    "no such key": ("b: x", None),
+    "empty": ("", None),
+}
+
+
+@pytest.mark.parametrize("shape", YAML)
+def test_what_yaml_is(shape: str) -> None:
+    text, value = YAML[shape]
+    assert read_yaml(text, {"a"}) == value
