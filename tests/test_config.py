@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from resd.config import (
     METHODS,
@@ -67,6 +67,32 @@ def test_class_defaults_are_the_papers() -> None:
     assert 120 <= book.max_entries <= 200
     assert GrpoConfig().rollouts == 8
     assert isinstance(run.method, ResdConfig)
+
+
+# Default, the least and the most that may be, and what may not be.
+PLAYBOOK: dict[str, tuple[float, list[float], list[float]]] = {
+    "max_entries": (150, [1], [0]),
+    "max_tokens": (8192, [16], [15]),
+    "max_entry_chars": (1000, [16], [15]),
+    "concise_every": (4, [1], [0]),
+    "confirmations": (2, [1], [0]),
+    "candidate_patience": (32, [1], [0]),
+    "merge_similarity": (0.95, [0.01, 1], [0, 1.01]),
+    "max_changes_per_output": (2, [0], [-1]),
+    "max_changes_per_update": (2, [0], [-1]),
+    "max_harmful_per_output": (4, [0], [-1]),
+}
+
+
+@pytest.mark.parametrize("name", PLAYBOOK)
+def test_the_numbers_of_the_playbook_and_their_bounds(name: str) -> None:
+    default, may, may_not = PLAYBOOK[name]
+    assert getattr(PlaybookConfig(), name) == default
+    for value in may:
+        assert getattr(PlaybookConfig(**{name: value}), name) == value
+    for value in may_not:
+        with pytest.raises(ValidationError):
+            PlaybookConfig(**{name: value})
 
 
 # -- descriptions ---------------------------------------------------------------------------------
