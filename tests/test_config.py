@@ -23,7 +23,7 @@ from resd.config import (
     validate,
 )
 from resd.config import load as load_module
-from resd.context import PlaybookConfig
+from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import UserError
 from resd.runs.directory import config_text, read_config
 
@@ -93,6 +93,15 @@ def test_the_numbers_of_the_playbook_and_their_bounds(name: str) -> None:
     for value in may_not:
         with pytest.raises(ValidationError):
             PlaybookConfig(**{name: value})
+
+
+def test_the_budgets_of_a_prompt_and_their_bounds() -> None:
+    budgets = {"playbook": 8192, "trial": 8192, "feedback": 4096}
+    assert ContextBudgets().model_dump() == {**budgets, "reflection": 2048, "solution": 8192}
+    for name in ContextBudgets.model_fields:
+        assert getattr(ContextBudgets(**{name: 0}), name) == 0
+        with pytest.raises(ValidationError):
+            ContextBudgets(**{name: -1})
 
 
 # -- descriptions ---------------------------------------------------------------------------------
