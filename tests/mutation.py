@@ -53,7 +53,7 @@ def main() -> int:
     }
     if not modules:
         parser.error(f"no module of mutation.toml has a path with {' or '.join(options.words)}")
-    _import_what_is_slow()
+    _prepare()
     totals = [0, 0]
     for path, files in modules.items():
         killed, total = _module(path, files, options.sample, options.seed)
@@ -62,19 +62,22 @@ def main() -> int:
     return 0
 
 
-def _import_what_is_slow() -> None:
+def _prepare() -> None:
     import accelerate  # noqa: F401
-    import hypothesis  # noqa: F401
     import pytest  # noqa: F401
     import rich.live
     import rich.progress
     import rich.table  # noqa: F401
     import torch
+    from hypothesis import Phase, settings
     from pydantic import BaseModel, Field, create_model, model_validator  # noqa: F401
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: F401
     from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401
 
     torch.set_num_threads(1)
+    # A failure is enough: nobody reads the smallest one.
+    settings.register_profile("first", phases=[Phase.explicit, Phase.generate], database=None)
+    settings.load_profile("first")
 
 
 def _wanted(path: Path, words: Sequence[str]) -> bool:
