@@ -8,6 +8,7 @@ import pytest
 
 from resd.context.lenient_json import Cut, pairs, read_string, read_value, unescape
 from resd.context.lenient_yaml import read_yaml
+from resd.context.reflection import parse_reflection
 
 JSON: dict[str, tuple[str, Any, bool]] = {
     "the end": ('{"a": 1} x', {"a": 1}, False),
@@ -175,3 +176,17 @@ YAML: dict[str, tuple[str, Any]] = {
 def test_what_yaml_is(shape: str) -> None:
     text, value = YAML[shape]
     assert read_yaml(text, {"a"}) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        *((key, True) for key in ("What went wrong", "error_identification", "Key insight")),
+        *((key, True) for key in ("root cause analysis", "correct approach", "what_to_do")),
+        # Prose begins so.
+        *((key, False) for key in ("Root cause", "Error", "Lesson", "Insight", "Advice")),
+    ],
+)
+def test_only_keys_that_prose_does_not_use_make_a_reflection_of_lines(key: str, read: bool) -> None:
+    for text in (f"{key}: mind the end", f"<{key.replace(' ', '_')}>x</{key.replace(' ', '_')}>"):
+        assert bool(parse_reflection(text)) is read, text

@@ -83,6 +83,14 @@ def test_the_solution_buffer_is_bounded():
     assert [buffer.get(x) for x in "acd"] == [None, "c", "12345"]
 
 
+def test_how_much_a_solution_buffer_holds_by_default():
+    buffer = SolutionBuffer()
+    assert buffer.add("long", "x" * 100_000) and not buffer.add("too long", "x" * 100_001)
+    for number in range(4096):
+        buffer.add(str(number), "x")
+    assert len(buffer) == 4096 and buffer.get("long") is None
+
+
 @pytest.mark.parametrize("response", ["", " \n"])
 def test_a_response_without_a_solution_is_not_kept(response):
     assert not SolutionBuffer().add("a", response)
