@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from resd.context.curation import parse_curation
 from resd.context.lenient_json import Cut, pairs, read_string, read_value, unescape
 from resd.context.lenient_yaml import read_yaml
 from resd.context.reflection import parse_reflection
@@ -190,3 +191,35 @@ def test_what_yaml_is(shape: str) -> None:
 def test_only_keys_that_prose_does_not_use_make_a_reflection_of_lines(key: str, read: bool) -> None:
     for text in (f"{key}: mind the end", f"<{key.replace(' ', '_')}>x</{key.replace(' ', '_')}>"):
         assert bool(parse_reflection(text)) is read, text
+
+
+def operations(output: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    return [(o.op, o.section, o.content, o.ids) for o in parse_curation(output).operations]
+
+
+def test_lessons_grouped_by_section_are_lessons_each() -> None:
+    grouped = '{"operations": {"ADD": {"err": ["use it", "close it"], "code": "open it"}}}'
+    assert operations(grouped) == [
+        ("ADD", "err", "use it", ()),
+        ("ADD", "err", "close it", ()),
+        ("ADD", "code", "open it", ()),
+    ]
+
+
+def test_operations_grouped_by_id_need_ids() -> None:
+    good = '{"operations": [{"UPDATE": {"misc-00001": "say it", "err-2": "do it"}}]}'
+    assert [(o[2], o[3]) for o in operations(good)] == [
+        ("say it", ("misc-00001",)),
+        ("do it", ("err-00002",)),
+    ]
+    for bad in ('{"why": "old"}', '{"misc-00001": "say it", "why": "old"}'):
+        curation = parse_curation(f'{{"operations": [{{"UPDATE": {bad}}}]}}')
+        assert curation.operations == ()
+        assert sum(curation.rejected.values()) == 1
+        assert curation.problem
+
+
+def test_a_long_output_that_wants_nothing_is_no_problem() -> None:
+    curation = parse_curation("well " * 10_000 + '{"operations": []}')
+    assert (curation.operations, curation.problem) == ((), "")
+    assert curation.rejected == {"curation_too_long": 1}
