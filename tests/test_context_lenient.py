@@ -10,6 +10,7 @@ from resd.context.curation import parse_curation
 from resd.context.lenient_json import Cut, pairs, read_string, read_value, unescape
 from resd.context.lenient_yaml import read_yaml
 from resd.context.reflection import parse_reflection
+from resd.context.thinking import _string_end, _tags, without_thinking
 
 JSON: dict[str, tuple[str, Any, bool]] = {
     "the end": ('{"a": 1} x', {"a": 1}, False),
@@ -223,3 +224,23 @@ def test_a_long_output_that_wants_nothing_is_no_problem() -> None:
     curation = parse_curation("well " * 10_000 + '{"operations": []}')
     assert (curation.operations, curation.problem) == ((), "")
     assert curation.rejected == {"curation_too_long": 1}
+
+
+# -- thinking around an answer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quote", ["`", '"', "'"])
+def test_a_tag_in_quotes_is_spoken_of_wherever_it_stands(quote: str) -> None:
+    for text in (
+        f'{quote}</think>{quote} ends it. {{"a": 1}}',
+        f'x {quote}</think>{quote} {{"a": 1}}',
+    ):
+        assert without_thinking(text) == (text, False)
+    assert without_thinking('"</think>` {"a": 1}') == ('` {"a": 1}', False)
+
+
+def test_a_broken_string_ends_at_thinkings_tag() -> None:
+    text = 'so: {"a": "b, then</think>\n{"c": 1}<think>x'
+    close, again = text.index("</"), text.index("<think")
+    assert _string_end(text, text.index('"b'))[0] == close
+    assert _tags(text) == [(close, close + 8, True), (again, again + 7, False)]
