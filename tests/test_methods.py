@@ -313,3 +313,11 @@ def test_the_playbook_is_judged_by_worlds_that_know_the_truth() -> None:
     assert made.metrics(object()) == {}
     assert fakes.method("sdpo").metrics(World()) == {}
     assert isinstance(made.playbook, Playbook)
+
+
+def test_a_method_that_remembers_nothing() -> None:
+    made = fakes.method("grpo")
+    report = StepReport()
+    assert made.learn([rollout(), rollout()], report) == Notes([None, None])
+    assert report == StepReport()
+    assert made.state_dict() == made.tensors() == made.artifacts("t") == made.metrics(None) == {}
