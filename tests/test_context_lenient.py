@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from resd.context.curation import parse_curation
 from resd.context.lenient_json import Cut, pairs, read_string, read_value, unescape
 from resd.context.lenient_yaml import read_yaml
+from resd.context.parsing import Output
 from resd.context.reflection import parse_reflection
 from resd.context.thinking import _string_end, _tags, without_thinking
 
@@ -224,6 +226,32 @@ def test_a_long_output_that_wants_nothing_is_no_problem() -> None:
     curation = parse_curation("well " * 10_000 + '{"operations": []}')
     assert (curation.operations, curation.problem) == ((), "")
     assert curation.rejected == {"curation_too_long": 1}
+
+
+def nested(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = {"more": value}
+    return value
+
+
+def test_an_answer_is_looked_for_five_levels_deep() -> None:
+    wish = {"operations": [{"op": "ADD", "content": "mind the end"}]}
+    lesson = {"what_to_do": "mind the end"}
+    tags = {"tags": [{"id": "err-1", "tag": "helpful"}]}
+    for levels, found in ((5, True), (6, False)):
+        assert bool(parse_curation(json.dumps(nested(wish, levels))).operations) is found
+        assert bool(parse_reflection(json.dumps(nested(lesson, levels)))) is found
+        # Tags beside the text: `more` is the first level.
+        beside = json.dumps(lesson | nested(tags, levels))
+        assert bool(parse_reflection(beside).tags) is found
+
+
+def test_a_string_in_a_string_is_unwrapped_five_times() -> None:
+    text = "mind"
+    for _ in range(5):
+        text = json.dumps(text)
+    assert Output.of(text).text == "mind"
+    assert Output.of(json.dumps(text)).text == '"mind"'
 
 
 # -- thinking around an answer ---------------------------------------------------------------------
