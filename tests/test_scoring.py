@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from resd.errors import UserError
+from resd.tasks.outcomes import Verdict
+from resd.tasks.registry import TaskSpec
 from resd.tasks.scoring import Scorer, Scores, score
 from resd.types import Example, Outcome
 
@@ -122,6 +125,47 @@ def test_fewer_than_one_worker_is_one() -> None:
     world = World()
     assert rewards(score(world, pairs("a", "pass"), workers=0)) == [0.1, 0.4]  # type: ignore[arg-type]
     assert world.threads == {threading.get_ident()}
+
+
+class Pool:
+    """Stands for the worker processes; the last one that was made."""
+
+    last: Any = None
+
+    def __init__(self, *arguments: Any, fresh: bool) -> None:
+        self.made_with, self.fresh, self.closed = arguments, fresh, False
+        Pool.last = self
+
+    def score(self, pairs: Any, progress: Any) -> list[Verdict]:
+        return [Verdict(Outcome(0.5, False, "no")) for _ in pairs]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(("mode", "fresh"), [("process", False), ("fresh", True)])
+def test_with_a_task_to_load_there_are_processes(
+    mode: Any, fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resd.tasks.scoring.WorkerPool", Pool)
+    world, spec = World(), TaskSpec("t", {}, 0)
+    with Scorer(world, spec, workers=3, mode=mode, seconds=2.0) as scorer:  # type: ignore[arg-type]
+        assert rewards(scorer.score(pairs("a", "b"))) == [0.5, 0.5]
+        assert (Pool.last.made_with, Pool.last.fresh) == ((spec, 3, 2.0), fresh)
+        assert not Pool.last.closed
+    assert Pool.last.closed
+    assert world.threads == set()
+
+
+def test_threads_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resd.tasks.scoring.WorkerPool", pytest.fail)
+    with Scorer(World(), TaskSpec("t", {}, 0), mode="thread") as scorer:  # type: ignore[arg-type]
+        assert rewards(scorer.score(pairs("a"))) == [0.1]
+
+
+def test_many_responses_come_to_an_end() -> None:
+    scorer = Scorer(World(), workers=2, mode="thread")  # type: ignore[arg-type]
+    assert rewards(scorer.score(pairs(*["a"] * 300))) == [0.1] * 300
 
 
 def test_a_mode_that_there_is_not() -> None:
