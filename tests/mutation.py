@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import os
 import random
 import signal
@@ -26,7 +27,13 @@ from cosmic_ray.work_item import MutationSpec
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "resd"
-SECONDS = 240.0
+# Without the plugins that one short run in one process has no use for.
+OPTIONS = ["-x", "-q", "-W", "ignore", "--no-header", "--hypothesis-seed", "0", "-m", "not slow"]
+for plugin in ("cacheprovider", "xdist", "anyio"):
+    OPTIONS += ["-p", f"no:{plugin}"]
+OPTIONS += ["-o", "addopts="]
+# A mutant that takes so much longer than the code as it is hangs.
+SECONDS, TIMES = 20.0, 8.0
 
 
 def main() -> int:
@@ -37,6 +44,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     options = parser.parse_args()
     tests = tomllib.loads((ROOT / "tests" / "mutation.toml").read_text())["tests"]
+    for gone in _gone(tests):
+        parser.error(f"mutation.toml names {gone}, which is not there")
     modules = {
         path: _tests_of(path, tests)
         for path in sorted(SOURCE.rglob("*.py"))
@@ -44,7 +53,7 @@ def main() -> int:
     }
     if not modules:
         parser.error(f"no module of mutation.toml has a path with {' or '.join(options.words)}")
-    _import_what_is_slow()
+    _prepare()
     totals = [0, 0]
     for path, files in modules.items():
         killed, total = _module(path, files, options.sample, options.seed)
@@ -53,15 +62,22 @@ def main() -> int:
     return 0
 
 
-def _import_what_is_slow() -> None:
+def _prepare() -> None:
     import accelerate  # noqa: F401
-    import hypothesis  # noqa: F401
     import pytest  # noqa: F401
+    import rich.live
+    import rich.progress
+    import rich.table  # noqa: F401
     import torch
+    from hypothesis import Phase, settings
+    from pydantic import BaseModel, Field, create_model, model_validator  # noqa: F401
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: F401
     from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401
 
     torch.set_num_threads(1)
+    # A failure is enough: nobody reads the smallest one.
+    settings.register_profile("first", phases=[Phase.explicit, Phase.generate], database=None)
+    settings.load_profile("first")
 
 
 def _wanted(path: Path, words: Sequence[str]) -> bool:
@@ -72,8 +88,17 @@ def _wanted(path: Path, words: Sequence[str]) -> bool:
 def _tests_of(path: Path, tests: dict[str, list[str]]) -> list[str]:
     name = path.relative_to(SOURCE).as_posix()
     fitting = [key for key in tests if name == key or name.startswith(f"{key}/")]
-    files = tests[max(fitting, key=len)] if fitting else []
-    return [str(ROOT / "tests" / file) for file in files if (ROOT / "tests" / file).is_file()]
+    words = tests[max(fitting, key=len)] if fitting else []
+    return [word if word.startswith("-") else str(ROOT / "tests" / word) for word in words]
+
+
+def _gone(tests: dict[str, list[str]]) -> list[str]:
+    """Modules and files of tests that were moved or renamed since."""
+    files = {w.partition("::")[0] for words in tests.values() for w in words if w[0] != "-"}
+    return [
+        *(f"src/resd/{path}" for path in sorted(tests) if not (SOURCE / path).exists()),
+        *(f"tests/{file}" for file in sorted(files) if not (ROOT / "tests" / file).is_file()),
+    ]
 
 
 def _module(path: Path, tests: Sequence[str], number: int, seed: int) -> tuple[int, int]:
@@ -81,14 +106,15 @@ def _module(path: Path, tests: Sequence[str], number: int, seed: int) -> tuple[i
     chosen = _sample(path, number, f"{seed} {name}")
     if not chosen:
         return 0, 0
-    if _run(tests) != 0:
+    if _run(tests, math.inf) != 0:
         print(f"{name}: its tests fail without a mutant; left out", flush=True)
         return 0, 0
+    limit = SECONDS + TIMES * (time.monotonic() - began)
     survivors = []
     for mutant in chosen:
         operator = get_operator(mutant.operator_name)(**mutant.operator_args)
         with use_mutation(mutant.module_path, operator, mutant.occurrence) as (before, after):
-            if _run(tests) == 0:
+            if _run(tests, limit) == 0:
                 survivors.append((mutant, *_changed(before, after)))
     killed = len(chosen) - len(survivors)
     took = time.monotonic() - began
@@ -132,7 +158,7 @@ def _annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ]
 
 
-def _run(tests: Sequence[str]) -> int:
+def _run(tests: Sequence[str], seconds: float) -> int:
     """The exit status of pytest in a fork; a mutant that hangs counts as noticed."""
     child = os.fork()
     if child == 0:
@@ -144,11 +170,10 @@ def _run(tests: Sequence[str]) -> int:
         try:
             import pytest
 
-            words = ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore"]
-            status = int(pytest.main([*words, *tests]))
+            status = int(pytest.main([*OPTIONS, *tests]))
         finally:
             os._exit(status)
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -1,6 +1,8 @@
 """The view and the traces are there to be looked at: that they fail never ends a run."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +39,49 @@ def test_a_view_that_fails_is_not_asked_again(error):
     safe.finished(None, 1, [])
     safe.close()
     assert view.calls == ["warn", "stepped"]
+
+
+class Heard:
+    """A view that remembers what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+def test_everything_is_passed_on():
+    heard = Heard()
+    safe = SafeView(heard)
+    safe.begin("config", 1, 9)
+    safe.stepped(2, {"a": 1}, "lesson")
+    safe.evaluated(3, "result")
+    safe.warn("text")
+    safe.finished("path", 3, [{}])
+    safe.close()
+    assert heard.calls == [
+        ("begin", "config", 1, 9),
+        ("stepped", 2, {"a": 1}, "lesson"),
+        ("evaluated", 3, "result"),
+        ("warn", "text"),
+        ("finished", "path", 3, [{}]),
+        ("close",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "shut"), [(OSError(), True), (ValueError(), True), (KeyError(), False)]
+)
+def test_what_could_not_be_written_is_not_tried_again(error, shut, monkeypatch):
+    """What waits in the buffer of a broken pipe would fail once more when the process ends."""
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output)
+    SafeView(Failing(1, error)).warn("text")
+    assert (sys.stdout is not output) is shut
+    if shut:
+        assert sys.stdout.name == os.devnull
+        sys.stdout.close()
 
 
 def test_an_interrupt_in_a_view_is_the_users():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from resd.config import (
     METHODS,
@@ -23,7 +23,7 @@ from resd.config import (
     validate,
 )
 from resd.config import load as load_module
-from resd.context import PlaybookConfig
+from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import UserError
 from resd.runs.directory import config_text, read_config
 
@@ -67,6 +67,41 @@ def test_class_defaults_are_the_papers() -> None:
     assert 120 <= book.max_entries <= 200
     assert GrpoConfig().rollouts == 8
     assert isinstance(run.method, ResdConfig)
+
+
+# Default, the least and the most that may be, and what may not be.
+PLAYBOOK: dict[str, tuple[float, list[float], list[float]]] = {
+    "max_entries": (150, [1], [0]),
+    "max_tokens": (8192, [16], [15]),
+    "max_entry_chars": (1000, [16], [15]),
+    "concise_every": (4, [1], [0]),
+    "confirmations": (2, [1], [0]),
+    "candidate_patience": (32, [1], [0]),
+    "merge_similarity": (0.95, [0.01, 1], [0, 1.01]),
+    "max_changes_per_output": (2, [0], [-1]),
+    "max_changes_per_update": (2, [0], [-1]),
+    "max_harmful_per_output": (4, [0], [-1]),
+}
+
+
+@pytest.mark.parametrize("name", PLAYBOOK)
+def test_the_numbers_of_the_playbook_and_their_bounds(name: str) -> None:
+    default, may, may_not = PLAYBOOK[name]
+    assert getattr(PlaybookConfig(), name) == default
+    for value in may:
+        assert getattr(PlaybookConfig(**{name: value}), name) == value
+    for value in may_not:
+        with pytest.raises(ValidationError):
+            PlaybookConfig(**{name: value})
+
+
+def test_the_budgets_of_a_prompt_and_their_bounds() -> None:
+    budgets = {"playbook": 8192, "trial": 8192, "feedback": 4096}
+    assert ContextBudgets().model_dump() == {**budgets, "reflection": 2048, "solution": 8192}
+    for name in ContextBudgets.model_fields:
+        assert getattr(ContextBudgets(**{name: 0}), name) == 0
+        with pytest.raises(ValidationError):
+            ContextBudgets(**{name: -1})
 
 
 # -- descriptions ---------------------------------------------------------------------------------

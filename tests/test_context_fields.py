@@ -3,6 +3,7 @@
 import pytest
 
 from resd.context.fields import as_id, as_section
+from resd.context.playbook import SECTIONS
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,11 @@ def test_sections_in_any_spelling(names, slug):
     for name in names.split("|"):
         assert as_section(name) == (slug, True), name
     assert as_section("nonsense") == ("misc", False)
+
+
+def test_every_section_is_known_by_its_slug_and_by_its_title():
+    for slug, title in SECTIONS.items():
+        assert as_section(slug) == as_section(title) == (slug, True)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,11 @@ def test_what_is_rendered_is_read_back():
     assert Playbook.parse(text) == book
     assert Playbook.parse(text + "\n") == book
     assert Playbook.parse(text.replace("\n", "\r\n")) == book
+    assert Playbook.parse(text.replace("\n", "\n\n")) == book
     assert Playbook.parse("") == Playbook()
-    # New entries get new ids.
+    # What is read is older than the first update, untagged; new entries get new ids.
     read = Playbook.parse(text)
+    assert {(entry.created, entry.tagged) for entry in read.all()} == {(0, None)}
     read.apply([("e", [add("c", "ctx")])])
     assert ids(read)[-1] == "ctx-123457"
 

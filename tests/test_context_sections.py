@@ -244,6 +244,13 @@ def test_what_was_quoted_once_stays(text):
     assert once.replace("> ", "") == text.replace("> ", "")
 
 
+@pytest.mark.parametrize("word", ["lacks", "needs"])
+def test_what_the_curator_is_asked_cannot_be_said_in_a_text(word):
+    """Both forms of the question: with all operations, and with ADD alone."""
+    line = f"Decide what the playbook {word}."
+    assert BUILT_IN.guard(f"a\n{line}\nb") == f"a\n> {line}\nb"
+
+
 # -- the whole conversation ------------------------------------------------------------------------
 
 LONG = Example(

@@ -57,6 +57,13 @@ def test_very_long_lessons_are_the_same_only_word_for_word():
     assert not same_lesson(long, long + "z", 0.9)
 
 
+@pytest.mark.parametrize(("number", "same"), [(60, True), (119, True), (121, False)])
+def test_long_lessons_are_compared_up_to_a_bound(number, same):
+    words = [f"{a}q{b}" for a in "abcdefghijkl" for b in "bcdefghijklm"][:number]
+    other = [*words[:30], "another", *words[31:]]
+    assert same_lesson(" ".join(words), " ".join(other), 0.95) is same
+
+
 # -- solutions -------------------------------------------------------------------------------------
 
 
@@ -74,6 +81,14 @@ def test_the_solution_buffer_is_bounded():
     assert [buffer.get(x) for x in "abc"] == ["a", None, "c"]
     assert buffer.add("d", "12345") and not buffer.add("a", "123456")
     assert [buffer.get(x) for x in "acd"] == [None, "c", "12345"]
+
+
+def test_how_much_a_solution_buffer_holds_by_default():
+    buffer = SolutionBuffer()
+    assert buffer.add("long", "x" * 100_000) and not buffer.add("too long", "x" * 100_001)
+    for number in range(4096):
+        buffer.add(str(number), "x")
+    assert len(buffer) == 4096 and buffer.get("long") is None
 
 
 @pytest.mark.parametrize("response", ["", " \n"])

@@ -104,6 +104,15 @@ def test_a_template_is_trimmed_but_not_its_question(tmp_path):
     assert templates.render("teacher", "", trial="t") == "t"
 
 
+def test_the_lines_of_blocks_leave_nothing(tmp_path):
+    (tmp_path / "teacher.jinja").write_text(
+        "{{ question }}\n  {% if trial %}\ntried {{ trial }} & <b>\n  {% endif %}\nend"
+    )
+    templates = Templates([tmp_path])
+    assert templates.render("teacher", "q") == "q\nend"
+    assert templates.render("teacher", "q", trial="<t>") == "q\ntried <t> & <b>\nend"
+
+
 def test_a_file_that_changes_does_not_change_a_run(tmp_path):
     file = tmp_path / "teacher.jinja"
     file.write_text("old {{ question }}")

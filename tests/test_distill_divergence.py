@@ -1,5 +1,6 @@
 """The clipped f-divergence against a plain-Python oracle, reference results and its properties."""
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -354,3 +355,22 @@ def test_entropy():
     assert entropy(logits.bfloat16()).dtype == torch.float32
     half_of_eight = torch.tensor([0.0] * 4 + [-math.inf] * 4)
     assert entropy(half_of_eight).item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("support", ["student", "teacher", "both", "full"])
+def test_positions_may_stand_in_any_shape(support):
+    student, teacher = draw(1, 2, 3, 2, 11), draw(2, 2, 3, 2, 11)
+    kept = {"alpha": 0.5, "top_k": 2, "support": support}
+    flat = divergence_terms(student.view(12, 11), teacher.view(12, 11), **kept)
+    whole = divergence_terms(student, teacher, **kept)
+    for part, one in zip(whole, flat, strict=True):
+        assert part.shape == (2, 3, 2)
+        assert torch.equal(part.flatten(), one)
+
+
+@pytest.mark.parametrize("function", [divergence_terms, divergence_per_token, divergence_loss])
+def test_what_is_not_said_is_the_papers(function):
+    """Method.md section 2: k = 100, a tail, clipped below at 0.2 and not above."""
+    defaults = {n: p.default for n, p in inspect.signature(function).parameters.items()}
+    wanted = {"top_k": 100, "tail": True, "ratio_min": 0.2, "ratio_max": None}
+    assert {name: defaults[name] for name in wanted} == wanted

@@ -124,7 +124,7 @@ def test_token_weights_reject_bad_input():
     with pytest.raises(ValueError, match=r"mask must be \[B, T\]"):
         token_weights(MASK[0], TAUGHT, SAMPLE, "token_mean")
     with pytest.raises(ValueError, match=r"taught must be \[3\]"):
-        token_weights(MASK, TAUGHT[:2], SAMPLE, "token_mean")
+        token_weights(MASK[:, :2], TAUGHT[:2], SAMPLE, "token_mean")
     with pytest.raises(ValueError, match=r"sample_weights must be \[3\]"):
         token_weights(MASK, TAUGHT, SAMPLE[:, None], "token_mean")
     with pytest.raises(ValueError, match="aggregation"):
@@ -149,8 +149,9 @@ def test_importance_weights_widen_half_precision():
 
 
 def test_importance_weights_reject_bad_input():
-    with pytest.raises(ValueError, match="shape"):
-        importance_weights(torch.zeros(2), torch.zeros(3))
+    for new, old in ((2, 3), (3, 2)):
+        with pytest.raises(ValueError, match="shape"):
+            importance_weights(torch.zeros(new), torch.zeros(old))
     for cap in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="cap"):
             importance_weights(torch.zeros(2), torch.zeros(2), cap=cap)

@@ -309,3 +309,27 @@ def test_the_playbook_is_judged_by_worlds_that_know_the_truth() -> None:
     assert made.metrics(object()) == {}
     assert fakes.method("sdpo").metrics(World()) == {}
     assert isinstance(made.playbook, Playbook)
+
+
+def test_a_method_that_remembers_nothing() -> None:
+    made = fakes.method("grpo")
+    report = StepReport()
+    assert made.learn([rollout(), rollout()], report) == Notes([None, None])
+    assert report == StepReport()
+    assert made.state_dict() == made.tensors() == made.artifacts("t") == made.metrics(None) == {}
+
+
+def test_what_a_step_tells_of_the_playbook() -> None:
+    made, report = with_lesson(), StepReport()
+    for number, admitted in enumerate([True, True, False, False], start=2):
+        entry = Entry(f"err-{number:05d}", f"lesson {number}", admitted=admitted)
+        made.playbook.entries[entry.id] = entry
+    made.solutions.add("one", "x")
+    made._describe({LESSON.id}, report)
+    assert report.lesson == "lesson 3"
+    tokens = report.metrics.pop("playbook/tokens")
+    assert tokens == made.playbook.tokens() > 0
+    wanted = {"playbook/entries": 3.0, "playbook/candidates": 2.0, "solutions": 1.0}
+    assert report.metrics == wanted
+    made._describe(set(made.playbook.entries), report)
+    assert report.lesson == ""

@@ -1,5 +1,8 @@
 """Weights that stay in bfloat16: refused for plain AdamW, or rounded at random."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import tiny
 import torch
@@ -28,6 +31,35 @@ def test_without_torchao_the_error_says_what_to_install(tiny_model, tmp_path, mo
     monkeypatch.setattr("resd.loop.optimizer.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"resd\[torchao\]"):
         check_precision(config(tiny_model, tmp_path, train__optimizer="adamw_stochastic"))
+
+
+def test_with_torchao_or_float32_nothing_is_refused(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("resd.loop.optimizer.find_spec", lambda name: name)
+    narrow = {"model__dtype": "bfloat16", "train__optimizer": "adamw_stochastic"}
+    check_precision(config(tiny_model, tmp_path, **narrow))
+    check_precision(config(tiny_model, tmp_path, model__dtype="float32"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_stochastic"])
+def test_the_settings_reach_the_optimiser(name, monkeypatch):
+    """Torchao's class is a private one that may not be there: a stand-in takes what it takes."""
+
+    class Rounding(torch.optim.AdamW):
+        def __init__(self, weights, *, bf16_stochastic_round=False, **settings):
+            super().__init__(weights, **settings)
+            self.rounds = bf16_stochastic_round
+
+    stand_in = ModuleType("torchao.optim")
+    stand_in._AdamW = Rounding
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.optim", stand_in)
+    weight = torch.nn.Parameter(torch.zeros(2))
+    settings = TrainConfig(lr=2e-5, weight_decay=0.25, optimizer=name)
+    optimizer = make_optimizer([weight], settings)
+    (group,) = optimizer.param_groups
+    assert group["params"] == [weight]
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (2e-5, 0.25, (0.9, 0.999))
+    assert getattr(optimizer, "rounds", False) is (name == "adamw_stochastic")
 
 
 @pytest.mark.slow

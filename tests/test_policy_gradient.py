@@ -128,6 +128,8 @@ def test_far_off_policies_stay_finite():
         ({"clip_low": -0.1}, "clip_low"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"clip_high": -0.1}, "clip_high"),
+        (dict.fromkeys(("log_probs", "old_log_probs"), torch.zeros(2)), r"\[B, T\]"),
+        (dict.fromkeys(("log_probs", "old_log_probs"), torch.zeros(2, 3, 4)), r"\[B, T\]"),
     ],
 )
 def test_clipped_loss_rejects_bad_input(change, message):

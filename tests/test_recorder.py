@@ -1,14 +1,16 @@
-"""The row of a step, by hand."""
+"""The row of a step, by hand; what is written of a step, and what is not."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from resd.loop.clock import Clock
-from resd.loop.recorder import step_row
+from resd.loop.recorder import Recorder, step_row
 from resd.methods.base import StepReport
+from resd.runs.atomic import StorageError
 from resd.types import Completion, Example, Outcome, Rollout
 
 EXAMPLE = Example("e", [{"role": "user", "content": "x"}])
@@ -57,3 +59,69 @@ def test_the_seconds_of_the_phases_are_taken() -> None:
     times = {key: value for key, value in row.items() if key.startswith("time/")}
     assert times == {"time/step_s": 1.75, "time/generate_s": 1.5, "time/update_s": 0.25}
     assert clock.take() == {}
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+class Run:
+    """A run's directory that remembers."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.written: list[Any] = []
+
+    def log(self, row: Any) -> None:
+        self.written.append(row)
+
+    def trace(self, step: int, records: list[Any]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append((step, list(records)))
+
+    def save_artifacts(self, artifacts: Any) -> None:
+        self.written.append(artifacts)
+
+
+def test_a_step_is_written_and_its_traces_are_its_own() -> None:
+    run, said = Run(), list[str]()
+    recorder = Recorder(run, traces=True, warn=said.append)  # type: ignore[arg-type]
+    recorder.trace("reflect", "e", output="why")
+    passed = rollout(Outcome(1.0, True, "well", 4, 4, {}), 2, False)
+    recorder.step(3, [passed, rollout(None, 2, False)], {"step": 3}, {"playbook.md": "x"})
+    recorder.step(4, [], {"step": 4}, {})
+    said_of = {"kind": "rollout", "example": "e", "response": "text"}
+    assert run.written == [
+        {"step": 3},
+        (
+            3,
+            [
+                {"kind": "reflect", "example": "e", "output": "why"},
+                {**said_of, "passed": True, "feedback": "well"},
+                {**said_of, "passed": False, "feedback": None},
+            ],
+        ),
+        {"playbook.md": "x"},
+        {"step": 4},
+        (4, []),
+        {},
+    ]
+    assert not said
+
+
+def test_without_traces_there_are_none() -> None:
+    run = Run()
+    recorder = Recorder(run, traces=False, warn=pytest.fail)  # type: ignore[arg-type]
+    recorder.trace("reflect", "e")
+    recorder.step(1, [rollout(None, 2, False)], {"step": 1}, {})
+    assert run.written == [{"step": 1}, {}]
+
+
+@pytest.mark.parametrize("error", [StorageError("full"), ValueError("odd"), TypeError("odd")])
+def test_traces_that_fail_are_given_up_and_said_once(error: Exception) -> None:
+    run, said = Run(error), list[str]()
+    recorder = Recorder(run, traces=True, warn=said.append)  # type: ignore[arg-type]
+    for step in (1, 2):
+        recorder.step(step, [rollout(None, 2, False)], {"step": step}, {"a": "b"})
+    assert said == [f"no more traces from step 1 on: {error}"]
+    assert run.written == [{"step": 1}, {"a": "b"}, {"step": 2}, {"a": "b"}]

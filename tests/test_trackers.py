@@ -128,6 +128,42 @@ def test_a_call_over_its_time_is_left_alone(tmp_path: Path) -> None:
     assert len(said) == 1
 
 
+def test_a_tracker_that_failed_is_asked_nothing_more(tmp_path: Path) -> None:
+    failed = threading.Event()
+
+    def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("no")
+
+    fake, said = Fake(log=fail_once), []
+    trackers = Trackers(["wandb"], tmp_path, CONFIG, "", warn=said.append, make=lambda *_: fake)
+    trackers.start()
+    trackers.log(1, {})
+    assert failed.wait(10)
+    while not said:
+        time.sleep(0.001)
+    trackers.log(2, {})
+    trackers.finish()
+    assert [name for name, *_ in fake.told] == ["config"]
+    assert len(said) == 1
+
+
+def test_a_tracker_that_is_far_behind_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resd.loop.trackers._MOST_WAITING", 3)
+    end, said = threading.Event(), []
+    fake = Fake(log=end.wait)
+    trackers = Trackers(["wandb"], tmp_path, CONFIG, "", warn=said.append, make=lambda *_: fake)
+    trackers.start()
+    for step in range(10):
+        trackers.log(step, {})
+    end.set()
+    trackers.finish()
+    assert said == ["tracker wandb: it is 3 rows behind; the run goes on without it"]
+
+
 @given(st.lists(st.text(min_size=1), unique=True))
 def test_names_for_mlflow_are_valid_and_stay_apart(names: list[str]) -> None:
     import posixpath

@@ -102,7 +102,7 @@ def parse_curation(output: str) -> Curation:
     kept = tuple(operations)
     rejected["operation_too_many"] += max(0, len(kept) - _MAX_OPERATIONS)
     refused = +rejected
-    unread = refused - Counter(curation_draft=1 << 30, curation_too_long=1)
+    unread = refused - Counter(curation_too_long=1)
     problem = "" if kept or not unread else _problem(unread)
     return Curation(kept[:_MAX_OPERATIONS], refused, problem)
 

@@ -79,10 +79,6 @@ def as_section(name: str) -> tuple[str, bool]:
     words = re.findall(r"[a-z]+", one_line(name).lower()[:200])
     if not plain(name):
         return "misc", True
-    for slug, title in SECTIONS.items():
-        named = [word for word in words if word != "and"]
-        if named in ([slug], [word for word in re.findall(r"\w+", title) if word != "and"]):
-            return slug, True
     if words and words[0] in SECTIONS:
         return words[0], True
     for word in words:
