@@ -23,6 +23,7 @@ import torch
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.probe import check_copy
 from resd.engines.vllm_http import Server, ServerError
 from resd.engines.vllm_ready import check_server, server_of
 from resd.errors import UserError, one_line
@@ -41,6 +42,8 @@ _PLAIN = {
     "min_tokens": 0,
     "n": 1,
 }
+# Of a probe's log-probs: the server may compute in another dtype than the trainer.
+_TOLERANCE = 0.1
 # The server's word for a log-prob that is no number, or minus infinity.
 _NO_LOG_PROB = -9999.0
 
@@ -81,12 +84,14 @@ class VLLMServerEngine:
         self._id, self._count = uuid.uuid4().hex[:12], 0
         self._files: Path | None = None
         self._version = ""
+        self._checked = False
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
         """Hand over the weights of a model, or its adapter; forget what the old ones had cached.
 
         Raises:
-            UserError: they cannot be written, or the server does not take them.
+            UserError: they cannot be written, the server does not take them, or it does not
+                generate with them, which is tried the first time.
         """
         self._count += 1
         old, self._version = self._files, f"{self._id} {self._count}: {version}"
@@ -104,6 +109,9 @@ class VLLMServerEngine:
         self._push()
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
+        if not self._checked:
+            check_copy(self, model, "vllm_server", _TOLERANCE)
+            self._checked = True
 
     def rest(self) -> bool:
         """Nothing to give back: the server has a device of its own."""
