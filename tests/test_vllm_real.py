@@ -253,9 +253,10 @@ def test_three_steps_and_a_resume(tmp_path: Path) -> None:
     whole = train(load_config(None, settings(place, tmp_path / "whole", method="resd")))
     assert [row["step"] for row in rows(whole)] == [1, 2, 3]
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(whole))
-    moved = final(whole)["model.embed_tokens.weight"] - loaded(place).state_dict()[
-        "model.embed_tokens.weight"
-    ]
+    moved = (
+        final(whole)["model.embed_tokens.weight"]
+        - loaded(place).state_dict()["model.embed_tokens.weight"]
+    )
     assert moved.abs().max() > 1e-3
     part = train(
         load_config(None, settings(place, tmp_path / "part", method="resd", train__steps=2))
@@ -274,7 +275,7 @@ def test_a_teacher_that_reflects_by_its_own_weights(tmp_path: Path) -> None:
     place = stand_in(tmp_path / "model")
     over = {"method__reflector": "teacher", "method__teacher__kind": "frozen"}
     lora = {"model__lora__rank": 4, "train__lr": 1e-2}
-    run = train(load_config(None, settings(place, tmp_path / "run", "resd", **over, **lora)))
+    run = train(load_config(None, settings(place, tmp_path / "run", method="resd", **over, **lora)))
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))
 
 
@@ -354,11 +355,17 @@ def test_a_server_generates_as_the_hf_engine(
     running.start()
     assert gap(engine, model, tokenizer) < 1e-5
     engine.close()
-    over = {"engine__kind": "vllm_server", "engine__url": running.url, "model__max_context": CONTEXT}
-    run = train(load_config(None, settings(place, tmp_path / "run", "sdpo", **over)))
+    over = {
+        "engine__kind": "vllm_server",
+        "engine__url": running.url,
+        "model__max_context": CONTEXT,
+    }
+    run = train(load_config(None, settings(place, tmp_path / "run", method="sdpo", **over)))
     assert len(rows(run)) == 3
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))
-    words = [f"--{key}={value}" for key, value in settings(place, tmp_path / "x", "sdpo", **over)]
+    words = [
+        f"--{key}={value}" for key, value in settings(place, tmp_path / "x", method="sdpo", **over)
+    ]
     assert main(["train", *words, "--model.max_context=200"]) == 2
     assert "--max-model-len 200" in capsys.readouterr().err
 

@@ -81,7 +81,7 @@ class VLLMServerEngine:
         self._own = tempfile.mkdtemp(prefix="resd-weights-") if place is None else None
         self._place = Path(self._own or str(place))
         # Several runs may share a directory.
-        self._id, self._count = uuid.uuid4().hex[:12], 0
+        self._id, self._count, self._pushes = uuid.uuid4().hex[:12], 0, 0
         self._files: Path | None = None
         self._version = ""
         self._checked = False
@@ -187,12 +187,13 @@ class VLLMServerEngine:
         elif self._files is None:
             self._unload()
         else:
-            name = f"resd-{self._files.name}"
-            if name != self._loaded or self._server_has() != self._version:
-                body = {"lora_name": name, "lora_path": str(self._files), "load_inplace": False}
-                server.post("/v1/load_lora_adapter", body)
-                self._unload()
-                self._name = self._loaded = name
+            # A name of its own each time: the server keeps what it has cached by name.
+            self._pushes += 1
+            name = f"resd-{self._files.name}-{self._pushes}"
+            body = {"lora_name": name, "lora_path": str(self._files)}
+            server.post("/v1/load_lora_adapter", body)
+            self._unload()
+            self._name = self._loaded = name
         self._reset()
         with suppress(ServerError):  # from 0.32 on
             server.post("/update_weight_version", {"new_version": self._version})
