@@ -13,7 +13,9 @@ from resd.tasks.base import Environment
 from resd.tasks.copies import shared
 from resd.tasks.outcomes import ODDITIES, Verdict, judge
 from resd.tasks.registry import TaskSpec
-from resd.tasks.stream import Beside, Pair, Scores, ScoringStream
+from resd.tasks.stream import Beside, ScoringStream
+from resd.tasks.stream import Pair as Pair
+from resd.tasks.stream import Scores as Scores
 from resd.tasks.workers import WorkerPool
 
 Mode = Literal["process", "fresh", "thread"]

@@ -103,8 +103,8 @@ class ScoringStream:
             if isinstance(found, BaseException):
                 raise found
             numbers, scores = found
-            for number, *part in zip(numbers, scores.outcomes, scores.failures, strict=True):
-                parts[number] = (part[0], part[1])
+            for place, number in enumerate(numbers):
+                parts[number] = scores.outcomes[place], scores.failures[place]
             total.counts += scores.counts
             total.warnings += scores.warnings
         total.outcomes = [parts[number][0] for number in range(self._number)]
