@@ -143,7 +143,6 @@ def test_a_stop_gives_up_what_is_left_and_the_next_stream_works(
 
 
 def test_workers_that_a_stream_has_started_outlive_it(scorer: Scorer, tmp_path: Path) -> None:
-    """A worker ends with the thread that started it: that one must live on."""
     with scorer.stream() as stream:
         for number in range(2):
             stream.add(number, pair(number, "die"))
@@ -157,7 +156,6 @@ def test_workers_that_a_stream_has_started_outlive_it(scorer: Scorer, tmp_path: 
     first, second = log(tmp_path)[:8], log(tmp_path)[8:]
     assert {pid for *_, pid in second} & {pid for *_, pid in first}
     assert str(os.getpid()) not in {pid for *_, pid in second}
-    scorer.close()
     assert not [t for t in threading.enumerate() if t.name == "resd score"]
 
 

@@ -141,6 +141,7 @@ class VLLMServerEngine:
             raise ValueError("the server holds no weights yet: call sync first")
         if self._server_has() not in (None, self._version):
             self._push()  # it was started anew meanwhile, or others have used it
+        server = self._server.again()
         done: dict[int, Completion] = {}
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         found: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -154,7 +155,7 @@ class VLLMServerEngine:
                 except queue.Empty:
                     return
                 try:
-                    found.put((place, self._ask(requests[place])))
+                    found.put((place, self._ask(server, requests[place])))
                 except BaseException as error:  # it is the caller's, who waits for it
                     found.put((place, error))
 
@@ -172,7 +173,7 @@ class VLLMServerEngine:
             with suppress(queue.Empty):
                 while True:
                     todo.get_nowait()
-            self._server.hang_up()
+            server.hang_up()
             raise
         return [done[place] for place in range(len(requests))]
 
@@ -238,9 +239,9 @@ class VLLMServerEngine:
 
     # -- requests ------------------------------------------------------------------------------
 
-    def _ask(self, request: Request) -> Any:
+    def _ask(self, server: Server, request: Request) -> Any:
         sampling, prompt = request.sampling, list(request.prompt_ids)
-        return self._server.post(
+        return server.post(
             "/v1/completions",
             {
                 **_PLAIN,
