@@ -157,7 +157,7 @@ def test_empty_responses(
     monkeypatch.setattr(
         HFEngine,
         "generate",
-        lambda self, requests: [Completion(ids, "", "stop")] * len(requests),
+        lambda self, requests, on_done=None: [Completion(ids, "", "stop")] * len(requests),
     )
     counts = trained(train_words(name), tmp_path / "run")
     expected = "count/nothing_to_say" if name == "grpo" else "count/empty_response"

@@ -97,6 +97,21 @@ def test_responses_are_scored_while_others_are_generated(scorer: Scorer, tmp_pat
     assert "out of luck" in batch.first_failure
 
 
+def test_an_engine_that_tells_of_some_or_twice(scorer: Scorer, tmp_path: Path) -> None:
+    class Terse(Engine):
+        def generate(self, requests: Any, on_done: Any = None) -> list[Completion]:
+            made = super().generate(requests)
+            for _ in range(2):
+                on_done(1, made[1])
+            return made
+
+    ours = sampler(Terse())
+    ours.scorer = scorer
+    assert len(ours.respond(examples(3), 1, SAMPLING).rollouts) == 3
+    assert [example for example, *_ in log(tmp_path)][0] == "e1"
+    assert len(log(tmp_path)) == 3
+
+
 def test_a_stream_gives_what_score_gives(scorer: Scorer) -> None:
     pairs = [pair(i, "x" * i if i != 3 else "broken") for i in range(9)]
     whole = scorer.score(pairs)
