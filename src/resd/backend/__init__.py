@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from resd.backend.base import Backend, Local, local_part, whole_tensor, woven
+from resd.backend.base import Backend, Local, woven
+from resd.backend.tensors import local_part, whole_tensor
 from resd.launch import launched
 
 __all__ = ["Backend", "Local", "local_part", "make_backend", "whole_tensor", "woven"]

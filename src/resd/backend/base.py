@@ -202,15 +202,3 @@ def woven(parts: Sequence[Sequence[T]]) -> list[T]:
     """Results that `spread` made, one for each item, in the order of the items."""
     number = sum(map(len, parts))
     return [parts[i % len(parts)][i // len(parts)] for i in range(number)]
-
-
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards; all processes ask together."""
-    full = getattr(tensor, "full_tensor", None)
-    return full() if full is not None else tensor
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor, or the tensor."""
-    local = getattr(tensor, "to_local", None)
-    return local() if local is not None else tensor

@@ -24,8 +24,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from resd.backend import tensors as files
-from resd.backend.base import whole_tensor
 from resd.backend.stopped import end_at_sigterm, leave
+from resd.backend.tensors import whole_tensor
 from resd.errors import LostProcessError, ProcessError, UserError, one_line
 
 T = TypeVar("T")

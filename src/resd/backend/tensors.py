@@ -59,7 +59,7 @@ def _copy(tensor: Tensor) -> Tensor:
     if mesh.device_type != "cpu":
         mesh = torch.distributed.device_mesh.DeviceMesh("cpu", mesh.mesh, _init_backend=False)
     return DTensor.from_local(
-        tensor.detach().to_local().to("cpu", copy=True),
+        local_part(tensor.detach()).to("cpu", copy=True),
         mesh,
         tensor.placements,
         run_check=False,
@@ -82,3 +82,15 @@ def _call(action: Callable[[], None]) -> None:
         if any(name in text for name in ("inline_container", "iostream")):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise ValueError(text) from None
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor with all its shards; all processes ask together."""
+    full = getattr(tensor, "full_tensor", None)
+    return full() if full is not None else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor, or the tensor."""
+    local = getattr(tensor, "to_local", None)
+    return local() if local is not None else tensor

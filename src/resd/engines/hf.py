@@ -77,8 +77,9 @@ class HFEngine:
                 chunk = order[start : start + self._batch_size]
                 done = self._batch([requests[i] for i in chunk])
                 results.update(zip(chunk, done, strict=True))
-                for i in sorted(chunk) if on_done is not None else ():
-                    on_done(i, results[i])
+                if on_done is not None:
+                    for i in sorted(chunk):
+                        on_done(i, results[i])
         finally:
             self._model.train(training)
         return [results[i] for i in range(len(requests))]

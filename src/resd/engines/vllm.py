@@ -20,6 +20,7 @@ import torch
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.probe import check_copy
 from resd.engines.vllm_ready import check_here
 from resd.errors import UserError, one_line
 from resd.models.handover import whole_weights
@@ -75,6 +76,8 @@ class VLLMEngine:
         on_gpu = next(model.parameters()).device.type != "cpu"
         self._sleeps = sleep and on_gpu
         self._awake, self._synced, self._number = True, False, 0
+        self._tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+        self._checked = False
         had_group = torch.distributed.is_initialized()
         room: dict[str, Any] = {"gpu_memory_utilization": memory or _GPU_SHARE}
         if not on_gpu and memory is None:
@@ -109,17 +112,23 @@ class VLLMEngine:
 
     @torch.no_grad()
     def sync(self, model: torch.nn.Module, version: str) -> None:
-        """Copy the weights of a model, with its adapters added in; forget what they had cached."""
+        """Copy the weights of a model, with its adapters added in; forget what they had cached.
+
+        Raises:
+            UserError: vLLM does not generate with them; tried the first time.
+        """
         with _process_kept():
             if not self._awake:
                 self._llm.wake_up(tags=["weights"])
-            # An empty cache first: whatever fails from here on leaves nothing of the old weights.
             weights = {"weights_iterator": whole_weights(model)}
             self._llm.collective_rpc("reload_weights", kwargs=weights)
             if not self._awake:
                 self._llm.wake_up(tags=["kv_cache"])
             self._llm.reset_prefix_cache()
         self._awake = self._synced = True
+        if not self._checked:
+            check_copy(self, model, "vllm", self._tolerance)
+            self._checked = True
 
     def rest(self) -> bool:
         """Give the GPU's memory back until the next `sync`."""

@@ -56,6 +56,7 @@ class Server:
             raise UserError(f"engine.url {url[:200]!r}: {wrong}")
         self._secure = parts.scheme == "https"
         self._open: set[http.client.HTTPConnection] = set()
+        self._hung_up = False
         self._lock = threading.Lock()
 
     def get(self, path: str, seconds: float | None = None) -> Any:
@@ -71,9 +72,14 @@ class Server:
         """
         return self._ask("POST", path, body or {}, None)
 
+    def again(self) -> Server:
+        """The same server, to be hung up by itself."""
+        return Server(self.url, self._seconds)
+
     def hang_up(self) -> None:
-        """Break all requests off; the server stops what it does for them."""
+        """Break all requests off, for good; the server stops what it does for them."""
         with self._lock:
+            self._hung_up = True
             connections = list(self._open)
         for connection in connections:
             with suppress(OSError, AttributeError):
@@ -86,10 +92,13 @@ class Server:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("VLLM_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
-        with self._lock:
-            self._open.add(connection)
         try:
             data = None if body is None else json.dumps(body)
+            connection.connect()
+            with self._lock:  # from here on `hang_up` finds it
+                if self._hung_up:
+                    raise ConnectionAbortedError("hung up")
+                self._open.add(connection)
             connection.request(kind, path, data, headers)
             answer = connection.getresponse()
             text = answer.read().decode("utf-8", "replace")

@@ -23,6 +23,7 @@ import torch
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.probe import check_copy
 from resd.engines.vllm_http import Server, ServerError
 from resd.engines.vllm_ready import check_server, server_of
 from resd.errors import UserError, one_line
@@ -41,6 +42,8 @@ _PLAIN = {
     "min_tokens": 0,
     "n": 1,
 }
+# Of a probe's log-probs: the server may compute in another dtype than the trainer.
+_TOLERANCE = 0.1
 # The server's word for a log-prob that is no number, or minus infinity.
 _NO_LOG_PROB = -9999.0
 
@@ -78,15 +81,17 @@ class VLLMServerEngine:
         self._own = tempfile.mkdtemp(prefix="resd-weights-") if place is None else None
         self._place = Path(self._own or str(place))
         # Several runs may share a directory.
-        self._id, self._count = uuid.uuid4().hex[:12], 0
+        self._id, self._count, self._pushes = uuid.uuid4().hex[:12], 0, 0
         self._files: Path | None = None
         self._version = ""
+        self._checked = False
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
         """Hand over the weights of a model, or its adapter; forget what the old ones had cached.
 
         Raises:
-            UserError: they cannot be written, or the server does not take them.
+            UserError: they cannot be written, the server does not take them, or it does not
+                generate with them, which is tried the first time.
         """
         self._count += 1
         old, self._version = self._files, f"{self._id} {self._count}: {version}"
@@ -104,6 +109,9 @@ class VLLMServerEngine:
         self._push()
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
+        if not self._checked:
+            check_copy(self, model, "vllm_server", _TOLERANCE)
+            self._checked = True
 
     def rest(self) -> bool:
         """Nothing to give back: the server has a device of its own."""
@@ -133,6 +141,7 @@ class VLLMServerEngine:
             raise ValueError("the server holds no weights yet: call sync first")
         if self._server_has() not in (None, self._version):
             self._push()  # it was started anew meanwhile, or others have used it
+        server = self._server.again()
         done: dict[int, Completion] = {}
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         found: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -146,7 +155,7 @@ class VLLMServerEngine:
                 except queue.Empty:
                     return
                 try:
-                    found.put((place, self._ask(requests[place])))
+                    found.put((place, self._ask(server, requests[place])))
                 except BaseException as error:  # it is the caller's, who waits for it
                     found.put((place, error))
 
@@ -164,7 +173,7 @@ class VLLMServerEngine:
             with suppress(queue.Empty):
                 while True:
                     todo.get_nowait()
-            self._server.hang_up()
+            server.hang_up()
             raise
         return [done[place] for place in range(len(requests))]
 
@@ -179,12 +188,13 @@ class VLLMServerEngine:
         elif self._files is None:
             self._unload()
         else:
-            name = f"resd-{self._files.name}"
-            if name != self._loaded or self._server_has() != self._version:
-                body = {"lora_name": name, "lora_path": str(self._files), "load_inplace": False}
-                server.post("/v1/load_lora_adapter", body)
-                self._unload()
-                self._name = self._loaded = name
+            # A name of its own each time: the server keeps what it has cached by name.
+            self._pushes += 1
+            name = f"resd-{self._files.name}-{self._pushes}"
+            body = {"lora_name": name, "lora_path": str(self._files)}
+            server.post("/v1/load_lora_adapter", body)
+            self._unload()
+            self._name = self._loaded = name
         self._reset()
         with suppress(ServerError):  # from 0.32 on
             server.post("/update_weight_version", {"new_version": self._version})
@@ -229,9 +239,9 @@ class VLLMServerEngine:
 
     # -- requests ------------------------------------------------------------------------------
 
-    def _ask(self, request: Request) -> Any:
+    def _ask(self, server: Server, request: Request) -> Any:
         sampling, prompt = request.sampling, list(request.prompt_ids)
-        return self._server.post(
+        return server.post(
             "/v1/completions",
             {
                 **_PLAIN,

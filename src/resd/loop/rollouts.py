@@ -160,16 +160,19 @@ class Sampler:
     ) -> tuple[list[Completion], Scores]:
         """Graded as they come, where others can do that."""
         with self.scorer.stream() as stream:
+            graded: set[int] = set()
 
             def grade(number: int, completion: Completion) -> None:
-                stream.add(number, (asked[number][0], _graded(completion)))
+                if number not in graded:
+                    graded.add(number)
+                    stream.add(number, (asked[number][0], _graded(completion)))
 
             with self._clock.phase("generate"):
                 early = grade if stream.early else None
                 completions = self._generated([request for _, request in asked], early)
             with self._clock.phase("environment"):
-                for number, completion in enumerate(completions if early is None else ()):
-                    grade(number, completion)
+                for number, completion in enumerate(completions):
+                    grade(number, completion)  # what the engine has not told of
                 return completions, stream.finish()
 
     def generate(

@@ -45,5 +45,5 @@ def _layer(name: str) -> str:
 def _as_in_files(model: Any, layer: Iterable[Named]) -> Iterable[Named]:
     from transformers.core_model_loading import revert_weight_conversion
 
-    named = dict(layer)
-    return revert_weight_conversion(model, named).items()
+    named: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(layer))
+    return named.items()

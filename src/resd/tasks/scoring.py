@@ -13,7 +13,9 @@ from resd.tasks.base import Environment
 from resd.tasks.copies import shared
 from resd.tasks.outcomes import ODDITIES, Verdict, judge
 from resd.tasks.registry import TaskSpec
-from resd.tasks.stream import Beside, Pair, Scores, ScoringStream
+from resd.tasks.stream import Pair as Pair
+from resd.tasks.stream import Scores as Scores
+from resd.tasks.stream import ScoringStream
 from resd.tasks.workers import WorkerPool
 
 Mode = Literal["process", "fresh", "thread"]
@@ -63,7 +65,6 @@ class Scorer:
         self.environment, self._workers, self._seconds = environment, max(1, workers), seconds
         self._said: set[str] = set()
         self._pool: WorkerPool | None = None
-        self._beside: Beside | None = None
         if spec is not None and mode != "thread":
             self._pool = WorkerPool(spec, self._workers, seconds, fresh=mode == "fresh")
 
@@ -98,19 +99,10 @@ class Scorer:
         With worker processes they are evaluated beside whatever the caller does meanwhile. In this
         process all are evaluated at the end: threads would only take turns with the caller.
         """
-        if self._pool is None:
-            return ScoringStream(self.score)
-        if self._beside is None:
-            self._beside = Beside()
-        stream = ScoringStream(self.score, self._beside, self._pool.interrupted)
-        self._beside.serve(stream)
-        return stream
+        return ScoringStream(self.score, None if self._pool is None else self._pool.interrupted)
 
     def close(self) -> None:
         """End the workers; within three seconds, whatever they do."""
-        if self._beside is not None:
-            self._beside.close()
-            self._beside = None
         if self._pool is not None:
             self._pool.close()
 

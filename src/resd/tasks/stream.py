@@ -40,8 +40,8 @@ class ScoringStream:
 
     Args:
         score: evaluates a list of responses.
-        beside: the thread that calls it; without one, everything is evaluated in `finish`.
-        interrupted: makes `score` give up while it is set.
+        interrupted: makes `score` give up while it is set; with it, `score` is called in a thread
+            of the stream's own, and without it in `finish`.
 
     Attributes:
         early: whether a response that is added is evaluated at once.
@@ -50,32 +50,33 @@ class ScoringStream:
     def __init__(
         self,
         score: Callable[[Sequence[Pair]], Scores],
-        beside: Beside | None = None,
         interrupted: threading.Event | None = None,
     ) -> None:
-        self.early = beside is not None
+        self.early = interrupted is not None
         self._score, self._interrupted = score, interrupted
         self._number = 0
         self._todo: queue.SimpleQueue[tuple[int, Pair] | None] = queue.SimpleQueue()
         self._found: queue.SimpleQueue[tuple[list[int], Scores] | BaseException] = (
             queue.SimpleQueue()
         )
-        self._given_up, self._ended = False, threading.Event()
+        self._given_up = False
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="resd score")
 
     def __enter__(self) -> ScoringStream:
+        if self.early:
+            self._thread.start()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Wait until nothing is evaluated any more; after an error, what is left is given up."""
-        if not self.early:
+        if self._interrupted is None:
             return
         self._given_up = kind is not None
-        if self._given_up and self._interrupted is not None:
+        if self._given_up:
             self._interrupted.set()
         self._todo.put(None)
-        self._ended.wait()
-        if self._interrupted is not None:
-            self._interrupted.clear()
+        self._thread.join()
+        self._interrupted.clear()
 
     def add(self, number: int, pair: Pair) -> None:
         """Hand in a response.
@@ -103,8 +104,8 @@ class ScoringStream:
             if isinstance(found, BaseException):
                 raise found
             numbers, scores = found
-            for number, *part in zip(numbers, scores.outcomes, scores.failures, strict=True):
-                parts[number] = (part[0], part[1])
+            for place, number in enumerate(numbers):
+                parts[number] = scores.outcomes[place], scores.failures[place]
             total.counts += scores.counts
             total.warnings += scores.warnings
         total.outcomes = [parts[number][0] for number in range(self._number)]
@@ -116,16 +117,14 @@ class ScoringStream:
         assert item is not None
         return item
 
-    def serve(self) -> None:
-        """Evaluate what comes until there is no more; run by `Beside`."""
+    def _serve(self) -> None:
+        """Evaluate what comes until there is no more."""
         try:
             while (batch := self._waiting()) and not self._given_up:
                 numbers = [number for number, _ in batch]
                 self._found.put((numbers, self._score([pair for _, pair in batch])))
         except BaseException as error:  # it is the caller's, who waits for it
             self._found.put(error)
-        finally:
-            self._ended.set()
 
     def _waiting(self) -> list[tuple[int, Pair]]:
         """All that is there by now, at least one; empty at the end."""
@@ -140,28 +139,3 @@ class ScoringStream:
         if batch:
             self._todo.put(None)  # the end is met once more
         return batch
-
-
-class Beside:
-    """A thread that serves streams, one after the other.
-
-    It lives on between them: workers end with the thread that started them.
-    """
-
-    def __init__(self) -> None:
-        self._streams: queue.SimpleQueue[ScoringStream | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="resd score")
-        self._thread.start()
-
-    def serve(self, stream: ScoringStream) -> None:
-        """Serve a stream next."""
-        self._streams.put(stream)
-
-    def close(self) -> None:
-        """End the thread, after the streams that it has."""
-        self._streams.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (stream := self._streams.get()) is not None:
-            stream.serve()
