@@ -224,7 +224,7 @@ def settings(options, method, **more):
         **({"rollout.max_new_tokens": options.tokens} if options.tokens else {}),
         "train.steps": options.steps,
         "train.batch_size": BATCH,
-        "train.micro_batch_size": BATCH,
+        "train.micro_batch_tokens": 10**9,
         "train.updates_per_batch": 1,
         "train.lr": 1e-9,
         "evaluation.every": 0,

@@ -10,7 +10,7 @@ from resd.cli.main import _assignment
 from resd.compare.command import Variant, compare, parse_seeds, parse_variants
 from resd.compare.plan import make_runs
 from resd.report.results import summarise
-from resd.runs.directory import config_text
+from resd.runs.config_file import config_text
 
 # What stands in for `resd train`: it writes a finished run, or fails as it is told.
 CHILD = """

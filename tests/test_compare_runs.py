@@ -16,7 +16,7 @@ from resd.compare.command import compare, parse_variants
 from resd.compare.plan import State, make_runs
 from resd.errors import UserError
 from resd.report.results import newest
-from resd.runs.directory import config_text
+from resd.runs.config_file import config_text
 
 
 def test_every_variant_and_seed_is_run_and_everything_is_written(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from resd.config import (
 from resd.config import load as load_module
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import UserError
-from resd.runs.directory import config_text, read_config
+from resd.runs.config_file import config_text, read_config
 
 NAMES = sorted(METHODS)
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from two import torchrun
 
 from resd.api import train
 from resd.config import METHODS, RunConfig, load_config, preset_names, validate
 from resd.models.sizes import architecture
+from resd.runs.config_file import config_text
 from resd.tasks.registry import load_environment, load_examples
 
 FACTOR = 1 / 48  # of every limit in tokens: 69632 become 1450
@@ -156,22 +158,21 @@ def stand_in(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) -> None:
-    steps = 2 if method == "resd" else 1
+def short(name: str, method: str, steps: int, stand_in: Any, place: Path) -> RunConfig:
+    """A preset with all its settings but its size."""
     preset = load_config(None, [("preset", name), ("method.name", method)])
     values = scaled(preset.model_dump(mode="json", exclude_none=True), FACTOR)
-    place = stand_in(preset.model.path)
-    values["model"]["path"] = str(place)
-    values["task_args"] = task_args(preset, tmp_path)
-    values["output"] = str(tmp_path / "run")
+    values["model"]["path"] = str(stand_in(preset.model.path))
+    values["task_args"] = task_args(preset, place)
+    values["output"] = str(place / f"{name} {method}")
     values["train"] |= {"steps": steps, "batch_size": 2}
     values["evaluation"] |= {"samples": 1, "max_examples": 1, "at_start": False}
     values["rollout"] |= {"env_mode": "thread", "env_workers": 1}
     values["trackers"], values["traces"] = [], False
-    run = train(validate(values, "here"))
+    return validate(values, "here")
+
+
+def check(run: Path, method: str, steps: int, model: str) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert (run / "done.json").is_file()
@@ -180,7 +181,32 @@ def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) 
         return  # a random model never passes: its groups have no spread
     assert len(losses) == steps
     assert all(loss == loss for loss in losses)
-    assert moved(place, run) > 0.9
+    assert moved(Path(model), run) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) -> None:
+    steps = 2 if method == "resd" else 1
+    config = short(name, method, steps, stand_in, tmp_path)
+    check(train(config), method, steps, config.model.path)
+
+
+@pytest.mark.slow
+def test_presets_train_in_two_processes(stand_in: Any, tmp_path: Path) -> None:
+    commands, runs = [], []
+    for name in SCRIPTS:
+        config = short(name, "resd", 1, stand_in, tmp_path)
+        file = tmp_path / f"{name}.toml"
+        file.write_text(config_text(config))
+        commands.append(["train", str(file)])
+        runs.append((config.output, config.model.path))
+    codes = torchrun(tmp_path, commands, seconds=900)
+    assert codes == [[0] * len(commands)] * 2
+    for output, model in runs:
+        assert output is not None
+        check(output, "resd", 1, model)
 
 
 def moved(before: Path, run: Path) -> float:

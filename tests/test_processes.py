@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from two import start, torchrun
 
 from resd.cli import main
 
@@ -36,27 +33,6 @@ RUNS: dict[str, dict[str, Any]] = {
 
 # Broken off by one process and gone on with by two, and the other way round.
 BROKEN = ("resd", "resd, lora ema")
-
-
-def torchrun(place: Path, commands: Sequence[Sequence[str]], number: int = 2) -> list[list[int]]:
-    """Exit codes of command lines in each process."""
-    plans = place / f"plans{number}.json"
-    plans.write_text(json.dumps(commands))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(number), str(HERE / "processes.py"), str(plans)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    files = [Path(f"{plans}.{rank}") for rank in range(number)]
-    assert all(file.is_file() for file in files), done.stdout[-2000:] + done.stderr[-4000:]
-    codes = [json.loads(file.read_text()) for file in files]
-    assert all(len(row) == len(commands) for row in codes), done.stderr[-4000:]
-    return codes
 
 
 def words(name: str, output: Path, model: Path, **more: Any) -> list[str]:
@@ -141,18 +117,6 @@ def test_a_run_goes_on_with_another_number_of_processes(
 # -- when something goes wrong ---------------------------------------------------------------------
 
 
-def start(place: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A run of two processes as a user starts it."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "resd.cli", *words],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-
-
 WORLD = """
 import os
 import tiny
@@ -177,7 +141,7 @@ def test_an_error_in_one_process_ends_all(mode: str, tiny_model: Path, tmp_path:
     world.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n" + WORLD.format(mode=mode))
     settings = tiny.settings(tiny_model, tmp_path / "run", task=f"{world}:World")
     settings["rollout.env_mode"] = "thread"  # dies: the process itself
-    done = start(tmp_path, ["train", *tiny.arguments(settings)])
+    done = start(["train", *tiny.arguments(settings)])
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if line.startswith("resd: ")]
     assert len(ours) == 1, done.stderr

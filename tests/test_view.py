@@ -135,3 +135,23 @@ def test_the_end_of_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_terminal_no_live_view() -> None:
     assert isinstance(make_view(Console(force_terminal=False)), PlainView)
+
+
+def test_a_long_silence_is_broken_by_how_far_the_responses_are(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    view = PlainView()
+    view.begin(CONFIG, 0, 10)
+    for done in range(1, 5):
+        clock[0] += 20.0
+        view.progress(done, 16)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  2 of 16 responses",
+        "  4 of 16 responses",
+    ]
+    live = LiveView(Console(width=100))
+    live.progress(3, 16)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(live._render())
+    assert "3 of 16" in captured.get()

@@ -12,7 +12,8 @@ from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
 from resd.loop.view import MuteView, RunView, make_view
-from resd.runs.directory import RunDirectory, check_new, read_config
+from resd.runs.config_file import read_config
+from resd.runs.directory import RunDirectory, check_new
 from resd.runs.follower import FollowedRun
 from resd.tasks.registry import ADAPTERS
 

@@ -323,7 +323,7 @@ def _playbook_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _playbook_show(options: argparse.Namespace) -> int:
-    from resd.runs.directory import read_config
+    from resd.runs.config_file import read_config
 
     read_config(options.run_directory)
     file = options.run_directory / ("playbook.json" if options.json else "playbook.md")

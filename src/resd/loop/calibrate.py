@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from resd.loop.clock import describe_phases
 from resd.loop.setup import prepare
 from resd.loop.stream import Stream
 from resd.loop.trainer import Trainer
+from resd.loop.view import MuteView
 from resd.models.load import LAB_MODEL, model_path, pick_device
 from resd.models.sizes import architecture
 from resd.runs import RunDirectory, read_metrics
@@ -87,7 +88,7 @@ def calibrate(config: RunConfig) -> Calibration:
         setup = prepare(used)
         run = RunDirectory.create(place / "run", used)
         try:
-            trainer = Trainer(setup, run, _Silent())
+            trainer = Trainer(setup, run, MuteView())
             device = pick_device(used.model.device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
@@ -162,25 +163,3 @@ def _stand_in(config: RunConfig, place: Path) -> RunConfig:
     if isinstance(values.method, ResdConfig):
         values.method.reflection_tokens = values.method.curation_tokens = _FEW_TOKENS
     return values
-
-
-class _Silent:
-    """Shows nothing."""
-
-    def begin(self, config: RunConfig, step: int, steps: int) -> None:
-        pass
-
-    def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
-        pass
-
-    def evaluated(self, step: int, result: Any) -> None:
-        pass
-
-    def warn(self, text: str) -> None:
-        pass
-
-    def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -28,6 +28,10 @@ class SafeView:
         """The run starts, or goes on after `step`."""
         self._try(lambda: self._view.begin(config, step, steps))
 
+    def progress(self, done: int, total: int) -> None:
+        """So many of the responses that are asked for are there."""
+        self._try(lambda: self._view.progress(done, total))
+
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         """A step is done."""
         self._try(lambda: self._view.stepped(step, row, lesson))

@@ -17,6 +17,7 @@ from resd.context import (
 )
 from resd.engines.registry import check_engine
 from resd.errors import UserError
+from resd.launch import launched
 from resd.loop.optimizer import check_precision
 from resd.models.chat import ChatFormat
 from resd.models.check import check_model
@@ -80,6 +81,7 @@ def prepare(config: RunConfig) -> Setup:
     chat = ChatFormat(tokenizer, config.rollout.thinking)
     max_prompt = _max_prompt(config, context)
     check_engine(config, context)
+    check_processes(config, launched())
     for split, examples in (("train", train), ("test", test)):
         _check_prompts(config, chat, examples, split, max_prompt)
     builder = _builder(config, templates, chat, context)
@@ -110,6 +112,26 @@ def prepare(config: RunConfig) -> Setup:
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
         warnings=tuple(warnings),
     )
+
+
+def check_processes(config: RunConfig, number: int) -> None:
+    """Refuse what has never run in several processes.
+
+    Raises:
+        UserError: such a setting, with more than one process.
+    """
+    if number == 1:
+        return
+    if config.engine.kind != "hf":
+        raise UserError(
+            f"engine.kind {config.engine.kind} works in one process so far, and torchrun started "
+            f"{number}: leave it out, or start one process"
+        )
+    if config.train.optimizer != "adamw":
+        raise UserError(
+            f"train.optimizer {config.train.optimizer} rounds each shard by random numbers of its "
+            f"own, and torchrun started {number} processes: use adamw with float32 weights"
+        )
 
 
 def load_templates(config: RunConfig, environment: Environment) -> Templates:

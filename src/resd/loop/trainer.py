@@ -88,6 +88,7 @@ class Trainer:
             setup.max_prompt,
             config.seed,
             self.clock,
+            progress=self.view.progress,
             backend=self.backend,
         )
         ends = end_token_ids(self.model, setup.tokenizer)

@@ -20,12 +20,18 @@ from resd.errors import one_line, terminal_safe
 from resd.loop.clock import describe_phases
 from resd.loop.evaluate import Baseline, Evaluation
 
+# Seconds without a line after which a run in plain lines says how far it is.
+_SILENCE_S = 30.0
+
 
 class RunView(Protocol):
     """Told of everything that happens in a run."""
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         """The run starts, or goes on after `step`."""
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of the responses that are asked for are there."""
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         """A step is done; `lesson` is the newest playbook entry, if there is a new one."""
@@ -54,6 +60,8 @@ class MuteView:
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None: ...
 
+    def progress(self, done: int, total: int) -> None: ...
+
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None: ...
 
     def evaluated(self, step: int, result: Evaluation) -> None: ...
@@ -70,12 +78,19 @@ class MuteView:
 class PlainView:
     """One line an event."""
 
+    _heard = 0.0
+
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         self._steps, self._first, self._began = steps, step, time.monotonic()
+        self._heard = self._began
         where = f" from step {step}" if step else ""
         self._say(
             f"{config.method.name} on {config.task}, {steps} steps{where}, seed {config.seed}"
         )
+
+    def progress(self, done: int, total: int) -> None:
+        if time.monotonic() - self._heard > _SILENCE_S:
+            self._say(f"  {done} of {total} responses")
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         text = f"step {step}/{self._steps}  passed {row['rollout/passed']:.2f}"
@@ -100,8 +115,8 @@ class PlainView:
 
     def close(self) -> None: ...
 
-    @staticmethod
-    def _say(text: str) -> None:
+    def _say(self, text: str) -> None:
+        self._heard = time.monotonic()
         print(terminal_safe(text, sys.stdout), flush=True)
 
 
@@ -125,6 +140,9 @@ class LiveView:
         title = escape(one_line(f"{config.method.name} on {config.task}"))
         self._task = self._progress.add_task(title, total=steps, completed=step)
         self._live.start()
+
+    def progress(self, done: int, total: int) -> None:
+        self._facts["responses"] = f"{done} of {total}"
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         self._progress.update(self._task, completed=step)

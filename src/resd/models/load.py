@@ -220,27 +220,6 @@ def _checkpoint_gradients(model: Any) -> None:
         model.enable_input_require_grads()
 
 
-def load_weights(model: Any, place: Path) -> None:
-    """Put the weights of a checkpoint into a model that is already there.
-
-    Raises:
-        OSError, ValueError, RuntimeError: they cannot be read, or do not fit.
-    """
-    if has_adapters(model):
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        saved = load_file(place / "adapter_model.safetensors")
-        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
-        missing = sorted(wanted.keys() - saved.keys())
-        if missing:
-            raise ValueError(f"{len(missing)} adapter weights are missing, e.g. {missing[0]}")
-        set_peft_model_state_dict(model, saved)
-        return
-    dtype = next(model.parameters()).dtype
-    model.load_state_dict(load_whole(place, dtype).state_dict())
-
-
 def pick_device(name: str) -> torch.device:
     """The device by name; `auto` takes an accelerator where there is one."""
     if name != "auto":

@@ -23,11 +23,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-import tomli_w
-
-from resd.config import RunConfig, read_toml, validate
+from resd.config import RunConfig
 from resd.errors import UserError
 from resd.runs import atomic, identity
+from resd.runs.config_file import config_text, read_config
 from resd.runs.rows import append_row, read_metrics, read_rows, write_rows
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})")
@@ -357,36 +356,6 @@ def check_new(path: Path) -> None:
             f"output directory {path} is not empty; choose another with --output"
             + (go_on if is_run else "")
         )
-
-
-def config_text(config: RunConfig) -> str:
-    """A configuration as TOML.
-
-    TOML has no null: what is None stands as "none", which `validate` reads back.
-    """
-    return tomli_w.dumps(_without_nulls(config.model_dump(mode="json")))
-
-
-def read_config(path: Path) -> RunConfig:
-    """The configuration of a run.
-
-    Raises:
-        UserError: there is no run at `path`.
-    """
-    if not path.is_dir():
-        raise UserError(f"there is no run directory {path}")
-    file = path / "config.toml"
-    if not file.is_file():
-        raise UserError(f"{path} is no run directory: it has no config.toml")
-    return validate(read_toml(file), f"in {file}")
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return "none" if value is None else value
 
 
 def _locked(path: Path) -> TextIO:

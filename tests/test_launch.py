@@ -1,0 +1,54 @@
+"""What a launcher set up, and what does not go with several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resd.config import load_config
+from resd.errors import UserError
+from resd.launch import launched, process_number
+from resd.loop.setup import check_processes
+
+TORCHRUN = {
+    "WORLD_SIZE": "4",
+    "RANK": "3",
+    "LOCAL_RANK": "3",
+    "MASTER_ADDR": "here",
+    "MASTER_PORT": "1",
+}
+
+
+def test_how_many_processes_there_are() -> None:
+    assert (launched({}), process_number({})) == (1, 0)
+    assert (launched(TORCHRUN), process_number(TORCHRUN)) == (4, 3)
+    assert process_number({"RANK": "3"}) == 0  # a scheduler's own variable
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}, "accelerate launch"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "4", "RANK": "1"}, "LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+    ],
+)
+def test_a_launcher_that_set_up_something_else(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        launched(environment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([("engine.kind", "vllm")], "engine.kind vllm works in one process"),
+        ([("train.optimizer", "adamw_stochastic")], "use adamw"),
+    ],
+)
+def test_what_works_in_one_process_only(settings: list[tuple[str, Any]], said: str) -> None:
+    config = load_config(None, [("task", "lab"), *settings])
+    check_processes(config, 1)
+    with pytest.raises(UserError, match=said):
+        check_processes(config, 2)
