@@ -37,8 +37,14 @@ class Backend(Protocol):
         """Whether this process writes, shows and asks."""
         ...
 
-    def shard(self, model: Any, compute: torch.dtype | None) -> Any:
-        """Spread a model's weights over the processes, in place; `compute` is what it runs in."""
+    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
+        """Spread a model's weights over the processes, in place.
+
+        Args:
+            model: on the meta device where there are several processes.
+            compute: what forward and backward run in.
+            source: the same model with its weights, on process 0.
+        """
         ...
 
     def whole(self, model: Any) -> AbstractContextManager[Any]:
@@ -78,6 +84,14 @@ class Backend(Protocol):
 
     def on_main(self, work: Callable[[], R]) -> R:
         """Work that process 0 does; all get the result.
+
+        Raises:
+            ProcessError: it failed.
+        """
+        ...
+
+    def on_main_alone(self, work: Callable[[], R]) -> R | None:
+        """Work that process 0 does, and whose result it keeps; None elsewhere.
 
         Raises:
             ProcessError: it failed.
@@ -130,7 +144,7 @@ class Local:
 
     rank, world, main = 0, 1, True
 
-    def shard(self, model: Any, compute: torch.dtype | None) -> Any:
+    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
         """Nothing to spread; `resd.loop.masters` computes in another dtype."""
         return model
 
@@ -160,6 +174,10 @@ class Local:
         return work()
 
     def on_main(self, work: Callable[[], R]) -> R:
+        """Do it."""
+        return work()
+
+    def on_main_alone(self, work: Callable[[], R]) -> R | None:
         """Do it."""
         return work()
 

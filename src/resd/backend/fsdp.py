@@ -62,19 +62,53 @@ class Sharded:
 
     # -- weights ----------------------------------------------------------------------------
 
-    def shard(self, model: Any, compute: torch.dtype | None) -> Any:
+    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
         """Spread a model's weights over the processes, layer by layer, in place.
 
+        No process but the first, which reads them, ever holds more than one layer whole.
         Embedding, last norm and head stay in the root group: after a forward pass the root is
         whole, so that the loss can call the head chunk by chunk.
         """
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         # The root is the model under any adapters: peft's generate() calls it by itself.
         root = bare(model)
-        for layer in _layers(root):
-            fully_shard(layer, mesh=self._mesh, mp_policy=policy)
+        known = dict(bare(source).named_modules()) if source is not None else {}
+        filled: dict[Tensor, torch.nn.Parameter] = {}  # tied weights are one
+        layers = _layers(root)
+        for name, module in root.named_modules():
+            if module in layers:
+                for inner, part in module.named_modules(prefix=name):
+                    self._fill(part, known.get(inner), filled)
+                fully_shard(module, mesh=self._mesh, mp_policy=policy)
+        for name, module in root.named_modules():
+            self._fill(module, known.get(name), filled)
         fully_shard(root, mesh=self._mesh, mp_policy=policy)
         return model
+
+    def _fill(
+        self, module: torch.nn.Module, source: Any, filled: dict[Tensor, torch.nn.Parameter]
+    ) -> None:
+        """Give a module on the meta device the weights and buffers of process 0."""
+        for name, empty in list(module._parameters.items()):
+            if empty is None or not empty.is_meta:
+                continue
+            if empty not in filled:
+                own = getattr(source, name).detach() if self.main else None
+                tensor = self._sent(empty, own, empty.dtype)
+                filled[empty] = torch.nn.Parameter(tensor, requires_grad=empty.requires_grad)
+            module._parameters[name] = filled[empty]
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                own = getattr(source, name) if self.main else None
+                dtype = self.told(own.dtype if own is not None else None)
+                module._buffers[name] = self._sent(buffer, own, dtype or buffer.dtype)
+
+    def _sent(self, like: Tensor, own: Tensor | None, dtype: torch.dtype) -> Tensor:
+        tensor = torch.empty(like.shape, dtype=dtype, device=self.device)
+        if own is not None:
+            tensor.copy_(own)
+        dist.broadcast(tensor, src=0)
+        return tensor
 
     @contextmanager
     def whole(self, model: Any) -> Iterator[Any]:
@@ -133,6 +167,10 @@ class Sharded:
     def on_main(self, work: Callable[[], R]) -> R:
         """Process 0 works."""
         return self._all(lambda: work() if self.main else None)[0]  # type: ignore[return-value]
+
+    def on_main_alone(self, work: Callable[[], R]) -> R | None:
+        """Process 0 works, and keeps what comes of it."""
+        return self.together(lambda: work() if self.main else None)
 
     def _all(self, work: Callable[[], R]) -> list[R]:
         result: R | None = None

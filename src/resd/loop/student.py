@@ -16,6 +16,7 @@ from resd.models.head import head_of
 from resd.models.load import compute_dtype, load_model
 from resd.models.lora import left_out
 from resd.models.save import save_model, verify_saved
+from resd.models.spread import empty_model, stored_model
 
 
 class Student:
@@ -100,7 +101,8 @@ class Student:
     def _loaded(self, *, frozen: bool = False) -> Any:
         if self._backend.world == 1:
             return load_model(self._config)
-        model = load_model(self._config.model_copy(update={"device": "cpu"}))
+        source = self._backend.on_main_alone(lambda: stored_model(self._config))
+        model = empty_model(self._config)
         if frozen:
             model.requires_grad_(False)
-        return self._backend.shard(model, compute_dtype(self._config))
+        return self._backend.shard(model, compute_dtype(self._config), source)

@@ -126,7 +126,7 @@ def load_model(config: ModelConfig) -> Any:
     if config.lora is not None:
         model = add_adapters(model, config.lora)
     if config.gradient_checkpointing:
-        _checkpoint_gradients(model)
+        checkpoint_gradients(model)
     model.to(pick_device(config.device))
     set_threads(model, config.threads)
     return model
@@ -144,7 +144,7 @@ def load_whole(place: str | Path, dtype: Any, attention: str | None = None) -> A
         UserError: it is of a kind that cannot be trained.
         ValueError: weights are missing; `transformers` would fill them with random numbers.
     """
-    config = _config(place)
+    config = read_config(place)
     check_kind(config, place)
     pin_config(config)
     loaded: Any = architecture_of(config).from_pretrained(
@@ -210,7 +210,12 @@ def pinned_attention(config: Any, wanted: str | None) -> dict[str, str]:
     return {"attn_implementation": "eager"} if capped else {}
 
 
-def _checkpoint_gradients(model: Any) -> None:
+def checkpoint_gradients(model: Any) -> None:
+    """Keep the inputs of the layers alone for the backward pass.
+
+    Raises:
+        UserError: the architecture cannot.
+    """
     try:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
@@ -248,7 +253,7 @@ def context_length(model_config: Any, limit: int | None) -> int:
 def read_model_config(config: ModelConfig) -> Any:
     """A model's config, without loading the weights."""
     try:
-        return _config(model_path(config.path))
+        return read_config(model_path(config.path))
     except Exception as error:  # a damaged config.json fails in many ways
         raise UserError(f"model.path: {config.path}: {_first_line(error)}") from None
 
@@ -260,7 +265,7 @@ def read_context_length(config: ModelConfig) -> int:
 
 def read_vocabulary_size(config: ModelConfig) -> int | None:
     """Rows of the token embedding without loading the weights; None if the config is silent."""
-    text = _config(model_path(config.path)).get_text_config()
+    text = read_config(model_path(config.path)).get_text_config()
     return getattr(text, "vocab_size", None)
 
 
@@ -271,7 +276,8 @@ def compute_dtype(config: ModelConfig) -> torch.dtype | None:
     return getattr(torch, str(config.compute_dtype))  # type: ignore[no-any-return]
 
 
-def _config(place: str | Path) -> Any:
+def read_config(place: str | Path) -> Any:
+    """The config of a model directory."""
     # Code of the model's own is never run; unasked, transformers would ask on the terminal.
     return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
@@ -279,7 +285,7 @@ def _config(place: str | Path) -> Any:
 def _rows(place: str) -> int:
     """Tokens that the model knows, by its config; any number if the config is silent."""
     try:
-        return int(_config(place).get_text_config().vocab_size)
+        return int(read_config(place).get_text_config().vocab_size)
     except Exception:  # what is wrong with the config is said by who needs more of it
         return 1 << 62
 
