@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resd.context import ContextBudgets, Entry, PromptBuilder, Sections, Templates
+from resd.context import ContextBudgets, Entry, PromptBuilder, Reflection, Sections, Templates
 from resd.types import Example
 
 EXAMPLE = Example("e", [{"role": "user", "content": "Sort."}])
@@ -42,3 +42,19 @@ def test_a_section_that_must_lose_more_than_it_has_is_empty() -> None:
     text = " ".join(["word"] * 50)
     assert build._cut(text, 50) == build._cut(text, 1_000) == ""
     assert 0 < words(build._cut(text, 30)) <= 20
+
+
+def test_each_section_may_have_its_budget_and_a_reflections_texts_half_of_it() -> None:
+    def fits(name: str, number: int, budget: int) -> bool:
+        text = " ".join(f"word{i}" for i in range(number))
+        section: Any = text
+        budgets = {name: budget}
+        if name in ("what_went_wrong", "what_to_do"):
+            section, budgets = Reflection(**{name: text}), {"reflection": 2 * budget}
+            name = "reflection"
+        prompt = builder(**budgets).teacher(EXAMPLE, Sections(**{name: section}))
+        return prompt is not None and text in prompt[-1]["content"]
+
+    for name in ("trial", "feedback", "solution", "what_went_wrong", "what_to_do"):
+        assert fits(name, 20, 20), name
+        assert not fits(name, 21, 20), name

@@ -46,6 +46,16 @@ def test_concise_drops_harmful_and_unused_entries_between_batches(concise):
     assert contents(book)[-1] == "unused for one update"
 
 
+def test_under_confirmed_admission_what_is_shown_goes_by_its_class_and_candidates_by_patience():
+    shown = Entry("err-00001", "shown, harmful", 0, 1, tagged=3)
+    waits = Entry("err-00002", "waits, harmful", 0, 1, tagged=3, admitted=False)
+    waited = Entry("err-00003", "waited", created=1, admitted=False)
+    book = holding(shown, waits, waited, admission="confirmed", candidate_patience=3)
+    book.updates = 4
+    assert book.begin_update() == {"dropped_harmful": 1, "dropped_unconfirmed": 1}
+    assert contents(book) == ["waits, harmful"]
+
+
 def test_that_trigger_holds_no_budget_and_can_be_off_or_more_frequent():
     helpful = [Entry(f"sai-{i:05d}", f"helpful {i}", 1, tagged=0) for i in range(1, 4)]
     book = holding(*helpful, max_entries=3, concise_every=1)

@@ -40,7 +40,8 @@ def test_what_is_rendered_is_read_back():
 
 def test_playbooks_differ_where_their_text_does():
     book = holding(Entry("err-00001", "a", 1))
-    assert book == holding(Entry("err-00001", "a", 1, support=9, created=4))
+    kept = {"support": 9, "against": 2, "created": 4, "tagged": 3, "admitted": False}
+    assert book == holding(Entry("err-00001", "a", 1, replaces=["b"], seen=["e"], **kept))
     assert book != holding(Entry("err-00001", "a", 2))
     assert book != holding(Entry("err-00001", "b", 1))
     assert book != holding(Entry("err-00002", "a", 1))

@@ -113,3 +113,4 @@ def test_the_solution_buffers_state_goes_through_json():
 def test_the_solution_buffer_must_hold_something(bounds):
     with pytest.raises(ValueError, match="at least one"):
         SolutionBuffer(**bounds)
+    assert SolutionBuffer(**dict.fromkeys(bounds, 1)).add("a", "x")

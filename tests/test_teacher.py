@@ -279,3 +279,14 @@ def test_a_real_peft_model(kind):
     assert torch.equal(student(x).detach(), moved)
     assert {name for name, p in student.named_parameters() if p.requires_grad} == trainable
     assert teacher.state_dict().keys() == (trainable if kind == "ema" else set())
+
+
+@pytest.mark.parametrize("kind", ["frozen", "ema"])
+def test_a_teacher_of_its_own_asks_for_no_gradient(kind):
+    """Where it has a copy: memory for gradients that nobody wants, and weights that would train."""
+    student = Plain()
+    with make_teacher(kind, student, rate=0.5).model() as model:
+        assert model is not student
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not model.training
+    assert all(parameter.requires_grad for parameter in student.parameters())
