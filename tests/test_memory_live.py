@@ -60,7 +60,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3", {}, {"attention": "eager"}),
     ("qwen3", {}, {**NARROW, "attention": "eager"}),
     ("llama", {"tie_word_embeddings": False}, {}),
-    ("llama", {}, NARROW),
+    ("llama", {"intermediate_size": 640}, NARROW),
     ("qwen3_moe", EXPERTS, {}),
     ("qwen3_moe", EXPERTS, {**NARROW, **CHECKPOINTED}),
     ("gemma3_text", {}, {}),

@@ -16,9 +16,15 @@ from resd.config import METHODS, RunConfig
 def print_settings() -> None:
     """Every setting with its default and meaning."""
     console = Console()
-    console.print("usage: resd train [CONFIG.toml] [--key.sub value ...]\n", markup=False)
+    console.print(
+        "usage: resd train [CONFIG.toml] [--key.sub value ...] [--dry-run]\n", markup=False
+    )
     console.print(
         "       resd train --resume RUN [--train.steps MORE] [--accept KEY ...]\n", markup=False
+    )
+    console.print(
+        "--dry-run checks everything, says what memory and disk it takes, and loads nothing.\n",
+        markup=False,
     )
     console.print(
         "With no argument it trains the lab's default, preset 'lab'. Settings stand in a preset, "
