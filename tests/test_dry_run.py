@@ -139,8 +139,9 @@ def test_a_dry_run_checks_and_leaves_nothing(
 def test_a_dry_run_speaks_for_all_processes(
     train_words: Words, nothing_loads: None, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("RANK", "0")
+    started = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {**started, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     assert main([*train_words(), "--dry-run"]) == 0
     assert "each of 4 processes" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "3")

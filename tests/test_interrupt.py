@@ -50,6 +50,8 @@ def test_a_run_that_is_interrupted(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A suite in the background of a shell ignores it, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as training:
         assert training.stdout is not None and training.stderr is not None
         while not (line := training.stdout.readline()).startswith("step 2/"):

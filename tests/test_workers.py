@@ -227,7 +227,11 @@ def test_no_worker_outlives_its_trainer(mode: str, number: int, tmp_path: Path) 
         tests=str(FILE.parent), mode=mode, where=str(tmp_path), response=response
     )
     trainer = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # A suite in the background of a shell ignores it, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert trainer.stdout is not None
     stays = int(trainer.stdout.readline())
