@@ -52,6 +52,20 @@ def test_when_a_run_saves(
     assert saved == [0, 2, 4, 5]
 
 
+def test_a_run_that_broke_off_before_its_first_checkpoint_begins_again(
+    train_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_checkpoint", interrupted)
+        assert main(train_words("sdpo", train__steps=1)) == 130
+    assert evaluated(read_metrics(run)) == [0]
+    assert evaluated(went(["train", "--resume", str(run)], run)) == [0, 1]
+
+
 PASSES_ONE = method(
     "evaluate", "return Outcome(float(example.id == 'train-1'), example.id == 'train-1', 'no')"
 )
@@ -88,6 +102,15 @@ def test_the_summary_of_a_run(
     # Nothing passes: the evaluations are equal, and the first of equals is the best.
     assert summary == {"steps": 3, "best_step": 0, "rollouts": 12, "counts": dict(counted)}
     assert re.search(r"done: .*best step 0", capsys.readouterr().out)
+
+
+def test_a_run_says_once_that_its_loss_sees_little_of_the_teacher(
+    train_words: Words, tmp_path: Path, capsys: Capture
+) -> None:
+    for top_k, times in ((1, 1), (704, 0)):
+        over = {"method__top_k": top_k, "method__support": "student", "train__steps": 2}
+        assert main(train_words("sdpo", tmp_path / f"run{top_k}", **over)) == 0
+        assert capsys.readouterr().err.count("cannot be taught") == times
 
 
 class Bare:

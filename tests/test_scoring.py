@@ -114,6 +114,18 @@ def test_as_many_at_a_time_as_there_are_workers() -> None:
     assert rewards(scorer.score(pairs("meet", "meet"))) == [0.4, 0.4]
 
 
+def test_threads_end_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    scorer = Scorer(World(), workers=2, mode="thread")  # type: ignore[arg-type]
+    scorer.score(pairs("a", "b", "c"))
+    for thread in threading.enumerate():
+        if thread.name == "resd evaluate":
+            thread.join(10)
+            assert not thread.is_alive()
+    assert said == []
+
+
 def test_one_thread_with_a_limit_is_not_the_callers_own() -> None:
     world = World()
     scorer = Scorer(world, mode="thread", seconds=30.0)  # type: ignore[arg-type]
