@@ -4,18 +4,20 @@ python benchmarks/memory.py [CASE ...] [--json]
 
 Each case is a whole `resd train` of one step on a random model that is small but not negligible,
 in a process of its own: rollouts, reflections, teacher, update, checkpoint, final model. What is
-measured is the largest resident memory above that before the run.
+measured is the largest resident memory above that before the run, which has libraries in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from resd import Example, Outcome
@@ -81,7 +83,7 @@ class World:
         return Outcome(reward=reward, passed=False, feedback="the lamp is no door " * 200)
 
 
-def settings(name, place, output):
+def settings(name, place, output, **smaller):
     """The configuration of a case, its stand-in saved in `place`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -93,7 +95,9 @@ def settings(name, place, output):
         import torch
 
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SHAPE, **fields}))
+        made = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, **{**SHAPE, **fields, **smaller})
+        )
         made.save_pretrained(place)
         AutoTokenizer.from_pretrained(LAB_MODEL).save_pretrained(place)
     method = dict(method)
@@ -160,6 +164,16 @@ def measure(name):
     return found, peak[0] - before
 
 
+def warm_up(name):
+    """A run of a tiny model: libraries and their buffers are there before anything is measured."""
+    from resd.api import train
+
+    with tempfile.TemporaryDirectory() as directory, redirect_stdout(io.StringIO()):
+        place = Path(directory)
+        tiny = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
+        train(settings(name, place / "model", place / "run", **tiny))
+
+
 def apart(name):
     """`measure` in a fork of this process; returns what it prints."""
     read, write = os.pipe()
@@ -168,6 +182,7 @@ def apart(name):
         with open(os.devnull, "w") as nowhere:
             sys.stdout.flush()
             os.dup2(nowhere.fileno(), 1)
+            warm_up(name)
             found, measured = measure(name)
         row = {"case": name, "estimate": found["total"], "measured": measured, "parts": found}
         os.write(write, json.dumps(row).encode())

@@ -87,6 +87,8 @@ class _Moments:
 
     def all(self, base: int) -> Mapping[str, tuple[Part, ...]]:
         sizes, loaded = self.sizes, self.sizes.bare * self.sizes.stored
+        if self.device == "cpu" and sizes.b < sizes.stored:
+            loaded += sizes.bare * sizes.b  # the file stays mapped while it is narrowed
         found = {
             "loading": (
                 Part(
