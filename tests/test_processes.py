@@ -14,6 +14,7 @@ from two import start, torchrun
 
 from resd.cli import main
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 # Numbers that are rounding errors themselves.
 NOISE = ("train/sampler_gap",)

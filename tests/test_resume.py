@@ -75,6 +75,7 @@ class TestKilled:
 
 
 class TestKilledOtherwise:
+    @pytest.mark.slow
     def test_resumptions_methods_and_system_calls(self, carry_out: CarryOut) -> None:
         lora = {"model__lora__rank": 4, "train__lr": 0.05}
         sparse = {
@@ -101,6 +102,7 @@ class TestDiskFull:
         """One line, exit code 2, and the run goes on from there once there is room."""
         carry_out(plan(spread(10), fault="full"))
 
+    @pytest.mark.slow
     def test_twice(self, carry_out: CarryOut) -> None:
         carry_out(plan([[0.4, 2], [0.6, 0.2]], fault="full"))
 
