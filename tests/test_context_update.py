@@ -281,7 +281,7 @@ class Copying:
     def sync(self, model: Any, version: str) -> None:
         self.weight = float(next(model.parameters()).detach().double().sum())
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
+    def generate(self, requests: list[Request], on_done: Any = None) -> list[Completion]:
         self.wrote += [(self.weight, request.seed) for request in requests]
         text = json.dumps({"what_to_do": "something", "operations": []})
         return [Completion((5, 6), text, "stop", (-1.0, -1.0), answer=text) for _ in requests]

@@ -61,9 +61,9 @@ def test_a_run_that_is_interrupted(
         began = time.monotonic()
         training.send_signal(number)
         said = training.communicate(timeout=30)[1]
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
     while any(alive(pid) for pid in below):
-        assert time.monotonic() - began < 3, "a process outlives its run"
+        assert time.monotonic() - began < 10, "a process outlives its run"
         time.sleep(0.02)
     if number == signal.SIGINT:
         assert training.returncode == 130

@@ -18,7 +18,7 @@ from resd.engines.choice import SeededChoice
 from resd.loop.masters import Masters
 from resd.loop.update import _without_dropout, token_log_probs
 from resd.models.head import LogitHead, response_states
-from resd.models.load import _checkpoint_gradients
+from resd.models.load import checkpoint_gradients
 from resd.models.lora import add_adapters
 from resd.models.memory import Estimate, Memory
 
@@ -103,7 +103,7 @@ def made(
     if run.model.lora is not None:
         built = add_adapters(built, run.model.lora)
     if run.model.gradient_checkpointing:
-        _checkpoint_gradients(built)
+        checkpoint_gradients(built)
     narrow = run.model.compute_dtype
     Masters(built, getattr(torch, narrow) if narrow else None)
     _without_dropout(built)

@@ -17,7 +17,7 @@ from resd.engines import HFEngine, Request, Sampling
 from resd.engines.tokens import end_of_turn, end_token_ids, pad_token_id
 from resd.errors import UserError
 from resd.models.batch import response_logits
-from resd.models.load import load_model, load_tokenizer, load_weights
+from resd.models.load import load_model, load_tokenizer
 from resd.models.pins import pin_model
 
 
@@ -350,23 +350,3 @@ def test_text_alone_is_trained_in_a_wrapped_model(lora: LoraConfig | None, tmp_p
     response_logits(model, [[5, 6]], [[7, 8]], 0).sum().backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     assert reached == trained
-
-
-# -- checkpoints ----------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_without_some_adapters_is_not_taken(place: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    model = student(place, lora=LoraConfig(rank=2))
-    model.save_pretrained(tmp_path / "c")
-    file = tmp_path / "c" / "adapter_model.safetensors"
-    weights = load_file(file)
-    torch.nn.init.ones_(weights[min(weights)])
-    save_file(weights, file)
-    load_weights(model, tmp_path / "c")
-    assert any(torch.equal(p, torch.ones_like(p)) for p in model.parameters() if p.requires_grad)
-    del weights[min(weights)]
-    save_file(weights, file)
-    with pytest.raises(ValueError, match="1 adapter weights are missing"):
-        load_weights(model, tmp_path / "c")

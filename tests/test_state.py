@@ -157,3 +157,11 @@ def test_a_break_between_the_parts_can_be_tried(
         ("checkpoint: tensors", ["tensors"]),
         ("checkpoint: random", ["random.pt", "tensors"]),
     ]
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_not_taken(saved: Path) -> None:
+    held = {"weights": {"w": torch.zeros(1), "another": torch.zeros(1)}}
+    with pytest.raises(ValueError, match="another"):
+        Local().load(saved / "tensors", held)
+    with pytest.raises(ValueError, match="Size mismatch"):
+        Local().load(saved / "tensors", {"weights": {"w": torch.zeros(2)}})
