@@ -95,6 +95,11 @@ def test_the_numbers_of_the_playbook_and_their_bounds(name: str) -> None:
             PlaybookConfig(**{name: value})
 
 
+def test_a_playbook_is_add_only_by_its_operations() -> None:
+    assert PlaybookConfig().add_only is False
+    assert PlaybookConfig(operations="add").add_only is True
+
+
 def test_the_budgets_of_a_prompt_and_their_bounds() -> None:
     budgets = {"playbook": 8192, "trial": 8192, "feedback": 4096}
     assert ContextBudgets().model_dump() == {**budgets, "reflection": 2048, "solution": 8192}

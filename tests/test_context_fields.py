@@ -2,7 +2,7 @@
 
 import pytest
 
-from resd.context.fields import as_id, as_section
+from resd.context.fields import as_id, as_section, is_id
 from resd.context.playbook import SECTIONS
 
 
@@ -43,3 +43,10 @@ def test_every_section_is_known_by_its_slug_and_by_its_title():
 )
 def test_ids_in_odd_forms(spelled, id_):
     assert as_id(spelled) == id_
+
+
+def test_what_is_one_id():
+    for value in ("err-00012", " [SAI-12] ", "`sai_12`:", "lesson 7", "a" * 20 + "-1"):
+        assert is_id(value), value
+    for value in ("", "the end", "err-", "all but sai-00012", "a" * 38 + "-1", 12, None, ["sai-1"]):
+        assert not is_id(value), value

@@ -271,4 +271,6 @@ def test_a_broken_string_ends_at_thinkings_tag() -> None:
     text = 'so: {"a": "b, then</think>\n{"c": 1}<think>x'
     close, again = text.index("</"), text.index("<think")
     assert _string_end(text, text.index('"b'))[0] == close
+    whole = 'so: "a <b>", "c"'
+    assert _string_end(whole, 4) == (whole.index(","), 0)
     assert _tags(text) == [(close, close + 8, True), (again, again + 7, False)]

@@ -58,6 +58,8 @@ def test_the_forms_are_answers_that_are_read():
 
 def test_a_curator_that_may_only_add_is_shown_nothing_else():
     text = prompt("curate", add_only=True)
+    whole = Templates().render("curate", "q")
+    assert "UPDATE" in whole and "UPDATE" not in text
     operations = json.loads(text.splitlines()[-1])["operations"]
     assert {operation["op"] for operation in operations} == {"ADD"}
     assert not re.search("update|merge|remove", text, re.IGNORECASE)

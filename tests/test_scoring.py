@@ -133,8 +133,9 @@ def test_one_thread_with_a_limit_is_not_the_callers_own() -> None:
     assert threading.get_ident() not in world.threads
 
 
-def test_fewer_than_one_worker_is_one() -> None:
+def test_fewer_than_one_worker_is_one_and_so_is_the_default() -> None:
     world = World()
+    assert rewards(score(world, pairs("a"))) == [0.1]  # type: ignore[arg-type]
     assert rewards(score(world, pairs("a", "pass"), workers=0)) == [0.1, 0.4]  # type: ignore[arg-type]
     assert world.threads == {threading.get_ident()}
 

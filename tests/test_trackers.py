@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resd.config import load_config
-from resd.loop.trackers import Trackers, flat_settings, mlflow_names
+from resd.loop.trackers import Trackers, _saved_ids, flat_settings, mlflow_names
 
 CONFIG = load_config(None, [("model.path", "m")])
 
@@ -126,6 +126,13 @@ def test_a_call_over_its_time_is_left_alone(tmp_path: Path) -> None:
     end.set()
     trackers.finish()
     assert len(said) == 1
+
+
+def test_ids_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    assert _saved_ids(tmp_path) == {}
+    for text, ids in (('{"mlflow": "a"}', {"mlflow": "a"}), ("[1]", {}), ("{", {}), ("", {})):
+        (tmp_path / "trackers.json").write_text(text)
+        assert _saved_ids(tmp_path) == ids
 
 
 def test_a_tracker_that_failed_is_asked_nothing_more(tmp_path: Path) -> None:

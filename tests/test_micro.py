@@ -1,0 +1,57 @@
+"""Micro-batches: within their budget, little padding, every sample once."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resd.loop.micro import micro_batches, padding
+from resd.types import TrainingSample
+
+SAMPLES = st.lists(
+    st.tuples(st.integers(1, 900), st.integers(1, 400), st.integers(0, 2000)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def made(lengths: list[tuple[int, int, int]]) -> list[TrainingSample]:
+    return [
+        TrainingSample((1,) * p, (2,) * r, (3,) * t, advantage=float(i))
+        for i, (p, r, t) in enumerate(lengths)
+    ]
+
+
+@given(SAMPLES, st.integers(1, 8000))
+def test_budget_padding_and_completeness(lengths: list[tuple[int, int, int]], budget: int) -> None:
+    samples = made(lengths)
+    weights = [torch.full((len(s.response_ids),), s.advantage) for s in samples]
+    micros = micro_batches(samples, weights, budget)
+    found = [sample for micro in micros for sample in micro.samples]
+    assert sorted(s.advantage for s in found) == [s.advantage for s in samples]
+    for micro in micros:
+        widths = [
+            max(len(s.prompt_ids), len(s.teacher_ids)) + len(s.response_ids) for s in micro.samples
+        ]
+        assert len(micro.samples) == 1 or max(widths) * len(widths) <= budget
+        assert padding([micro]) <= 0.1 or micro.cost <= 2048
+        assert micro.token_ids.tolist() == [2] * sum(len(s.response_ids) for s in micro.samples)
+        assert torch.equal(micro.weights, micro.advantages)
+        assert micro.sampler is None
+
+
+def test_padding_by_hand() -> None:
+    samples = made([(10, 5, 0), (20, 5, 0)])
+    (micro,) = micro_batches(samples, [torch.ones(5)] * 2, 10_000)
+    assert micro.cost == 50
+    assert padding([micro]) == 10 / 50
+    idle = micro.without_weight()
+    assert idle.weights.sum() == 0.0 and idle.samples is micro.samples
+
+
+def test_a_long_batch_of_like_lengths_has_little_padding() -> None:
+    samples = made([(1000 + 10 * i, 500, 3000 + 20 * i) for i in range(32)])
+    micros = micro_batches(samples, [torch.ones(500)] * 32, 16384)
+    assert padding(micros) < 0.1
+    assert len(micros) <= 12
