@@ -10,13 +10,12 @@ measured is the largest resident memory above that before the run, which has lib
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import os
 import sys
 import tempfile
-import threading
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -130,10 +129,10 @@ def settings(name, place, output, **smaller):
     )
 
 
-def resident():
-    """Resident bytes; frozen weights are pages of the model's own file."""
+def resident(field):
+    """Resident bytes by the kernel's count; frozen weights are pages of the model's own file."""
     with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("VmRSS"))
+        line = next(line for line in file if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
@@ -146,22 +145,12 @@ def measure(name):
         place = Path(directory)
         config = settings(name, place / "model", place / "run")
         found = as_rows(Memory(config).estimate(device="cpu"))
-        import gc
-
         gc.collect()
-        before, peak, done = resident(), [0], threading.Event()
-
-        def watch():
-            while not done.is_set():
-                peak[0] = max(peak[0], resident())
-                time.sleep(0.002)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
         train(config)
-        done.set()
-        watcher.join()
-    return found, peak[0] - before
+        peak = resident("VmHWM")
+    return found, peak - before
 
 
 def warm_up(name):

@@ -271,3 +271,13 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_file_stays_mapped_on_a_cpu_while_weights_are_narrowed(tmp_path: Path) -> None:
+    run = settings(
+        made("qwen3", tmp_path), model__lora={"rank": 1}, model__compute_dtype="bfloat16"
+    )
+    memory = Memory(run)
+    for device, number in (("cpu", 6), ("cuda", 4)):
+        found = memory.estimate(device=device)
+        assert found.base + found.at("loading") == memory.sizes.bare * number
