@@ -40,6 +40,13 @@ def test_a_launcher_that_set_up_something_else(environment: dict[str, str], said
         launched(environment)
 
 
+def test_a_teacher_in_host_memory_is_refused() -> None:
+    config = load_config(None, [("task", "lab"), ("method.teacher.offload", "true")])
+    for number in (1, 2):
+        with pytest.raises(UserError, match="not built yet"):
+            check_processes(config, number)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -115,11 +115,17 @@ def prepare(config: RunConfig) -> Setup:
 
 
 def check_processes(config: RunConfig, number: int) -> None:
-    """Refuse what has never run in several processes.
+    """Refuse what has never run in several processes, or in one.
 
     Raises:
-        UserError: such a setting, with more than one process.
+        UserError: such a setting.
     """
+    method = config.method
+    if isinstance(method, DistillConfig) and method.teacher.offload:
+        raise UserError(
+            "method.teacher.offload is estimated by resd doctor, but not built yet: leave it out, "
+            "or train adapters (--model.lora.rank 16), whose frozen teacher takes no memory"
+        )
     if number == 1:
         return
     if config.engine.kind != "hf":
