@@ -327,3 +327,17 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     wanted = torch.rand(3)
     set_random_state(torch.load(tmp_path / "s.pt", weights_only=True))
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_checkpoints_stay_within_their_budget_and_the_newest_in_any_case(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", RunConfig())
+
+    def fill(size: int) -> Callable[[Path], None]:
+        return lambda place: (place / "weights").write_bytes(b"x" * size) and None
+
+    for step, size in enumerate((1000, 1000, 1000, 1000)):
+        run.save_checkpoint(step, 3, fill(size), budget=2500)
+    assert [number for number, _ in run.checkpoints()] == [2, 3]
+    run.save_checkpoint(4, 3, fill(9000), budget=2500)
+    assert [number for number, _ in run.checkpoints()] == [4]
+    run.close()
