@@ -27,6 +27,7 @@ from resd.backend import tensors as files
 from resd.backend.stopped import end_at_sigterm, leave
 from resd.backend.tensors import whole_tensor
 from resd.errors import LostProcessError, ProcessError, UserError, one_line
+from resd.models.wrapped import bare, decoder_layers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,13 +69,21 @@ class Sharded:
         No process but the first, which reads them, ever holds more than one layer whole.
         Embedding, last norm and head stay in the root group: after a forward pass the root is
         whole, so that the loss can call the head chunk by chunk.
+
+        Raises:
+            UserError: the architecture has no list of layers.
         """
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         # The root is the model under any adapters: peft's generate() calls it by itself.
         root = bare(model)
         known = dict(bare(source).named_modules()) if source is not None else {}
         filled: dict[Tensor, torch.nn.Parameter] = {}  # tied weights are one
-        layers = _layers(root)
+        layers = decoder_layers(root)
+        if not layers:
+            raise UserError(
+                f"model.path: {type(root).__name__} has no list of layers that could be spread "
+                "over several processes; train it in one"
+            )
         for name, module in root.named_modules():
             if module in layers:
                 for inner, part in module.named_modules(prefix=name):
@@ -284,30 +293,8 @@ def _groups(device: str) -> tuple[Any, Any]:
     )
 
 
-def bare(model: Any) -> Any:
-    """The model under any adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _parts(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
-
-
-def _layers(root: Any) -> list[Any]:
-    """The decoder's layers, by whatever name its family gives the list.
-
-    Raises:
-        UserError: the architecture has no list of layers.
-    """
-    decoder = root.get_decoder()
-    for name in ("layers", "h", "blocks"):
-        layers = getattr(decoder, name, None)
-        if isinstance(layers, torch.nn.ModuleList) and len(layers):
-            return list(layers)
-    raise UserError(
-        f"model.path: {type(root).__name__} has no list of layers that could be spread over "
-        "several processes; train it in one"
-    )
 
 
 def _device(name: str) -> torch.device:

@@ -17,6 +17,7 @@ from resd.distill.teacher import (
     TeacherKind,
     is_peft,
     make_teacher,
+    scoring,
 )
 from resd.distill.weights import (
     Aggregation,
@@ -43,6 +44,7 @@ __all__ = [
     "importance_weights",
     "is_peft",
     "make_teacher",
+    "scoring",
     "success_rate_weights",
     "token_weights",
 ]

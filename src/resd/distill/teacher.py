@@ -59,7 +59,7 @@ class LiveTeacher:
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
         """Lend the student in eval mode."""
-        with _scoring(self._student):
+        with scoring(self._student):
             yield self._student
 
     def update(self, weights: Mapping[str, Tensor]) -> None:
@@ -95,8 +95,8 @@ class FrozenTeacher:
                 yield self._model
             return
         student: Any = self._model
-        # The adapter first: switching it may touch the modes that `_scoring` restores.
-        with student.disable_adapter(), _scoring(self._model):
+        # The adapter first: switching it may touch the modes that `scoring` restores.
+        with student.disable_adapter(), scoring(self._model):
             yield self._model
 
     def update(self, weights: Mapping[str, Tensor]) -> None:
@@ -171,7 +171,7 @@ class EmaTeacher:
             with torch.no_grad():
                 yield self._model
             return
-        with _scoring(self._model), _swapped_in(self._model, self._average):
+        with scoring(self._model), _swapped_in(self._model, self._average):
             yield self._model
 
     @torch.no_grad()
@@ -241,7 +241,7 @@ def is_peft(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _scoring(model: nn.Module) -> Iterator[None]:
+def scoring(model: nn.Module) -> Iterator[None]:
     """Put every module in eval mode without gradients, then restore each module's own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -25,6 +25,7 @@ from resd.engines.vllm_ready import check_here
 from resd.errors import UserError, one_line
 from resd.models.handover import whole_weights
 from resd.models.load import model_path
+from resd.models.wrapped import bare
 from resd.runs.seeds import random_state, set_random_state
 from resd.types import Completion
 
@@ -253,7 +254,7 @@ def _shut_down(llm: Any, had_group: bool) -> None:
 
 def _overrides(model: Any) -> dict[str, Any]:
     """What the model is, where its files say something else: an adapter parts tied weights."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = bare(model)
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     adapted = any(hasattr(module, "base_layer") for module in (head, embedding))
     return {"tie_word_embeddings": False} if adapted else {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resd.engines.base import left_pad
-from resd.models.wrapped import forward_extras
+from resd.models.wrapped import bare, forward_extras
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,33 @@ def response_logits(
     The whole sequence is padded on the left, so the responses end at one column and the model
     makes logits for the last R + 1 positions alone.
     """
+    inputs, keep = scored_inputs(model, prompts, responses, pad_id)
+    logits: torch.Tensor = model(**inputs).logits
+    return logits[:, -keep:-1]
+
+
+def scored_inputs(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    pad_id: int,
+) -> tuple[dict[str, Any], int]:
+    """What a forward pass that scores responses is given, and how many positions count at its end.
+
+    The last position scores what would follow the responses: leave it out.
+    """
     rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     ids, mask = left_pad(rows, pad_id)
     device = next(model.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
     keep = max(map(len, responses)) + 1
-    extra = {"logits_to_keep": keep} if _keeps_logits(model) else {}
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        use_cache=False,
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        "use_cache": False,
         **forward_extras(model, ids),
-        **extra,
-    )
-    logits: torch.Tensor = output.logits
-    return logits[:, -keep:-1]
-
-
-def _keeps_logits(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+    }
+    if "logits_to_keep" in inspect.signature(bare(model).forward).parameters:
+        inputs["logits_to_keep"] = keep
+    return inputs, keep

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from resd.models.lora import each_merged_weight, has_adapters
+from resd.models.wrapped import bare
 
 Named = tuple[str, torch.Tensor]
 
@@ -26,7 +27,7 @@ def whole_weights(model: Any) -> Iterator[Named]:
     Args:
         model: the student or a teacher; an adapter that is switched off is left out.
     """
-    base = model.get_base_model() if has_adapters(model) else model
+    base = bare(model)
     named = each_merged_weight(model) if has_adapters(model) else _state(model)
     for _, layer in groupby(named, key=lambda item: _layer(item[0])):
         yield from _as_in_files(base, layer)

@@ -6,7 +6,6 @@ parts taken apart the loss can make them for a few tokens at a time (`resd.disti
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resd.engines.base import left_pad
-from resd.models.wrapped import forward_extras
+from resd.distill import scoring
+from resd.models.batch import scored_inputs
+from resd.models.wrapped import bare
 
 
 class LogitHead:
@@ -31,7 +31,7 @@ class LogitHead:
 
     def __init__(self, model: Any, *, whole: bool = False) -> None:
         self.model = model
-        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.base = bare(model)
         self.whole = whole
         self.module: Any = None if whole else self.base.get_output_embeddings()
         config = self.base.config.get_text_config()
@@ -76,18 +76,13 @@ def head_of(model: Any) -> tuple[LogitHead, str]:
     head, whole = LogitHead(model), LogitHead(model, whole=True)
     if head.module is None:
         return whole, "it has no head of its own"
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with scoring(model):
             theirs = response_states(whole, rows, answers, 0).float()
             ours = head(response_states(head, rows, answers, 0)).float()
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         return whole, f"its head cannot be called by itself ({reason})"
-    finally:
-        for module, training in modes:
-            module.training = training
     if not theirs.isfinite().all():
         return head, ""  # what is wrong with this model is not its head
     scale = theirs.abs().amax()
@@ -107,20 +102,7 @@ def response_states(
     N is the number of response tokens of all samples: nothing is kept for padding. The sequences
     are padded on the left, so that the responses end at one column.
     """
-    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    ids, mask = left_pad(rows, pad_id)
-    device = next(head.model.parameters()).device
-    ids, mask = ids.to(device), mask.to(device)
-    keep = max(map(len, responses)) + 1
-    extra = {"logits_to_keep": keep} if _keeps_logits(head.base) else {}
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-        "use_cache": False,
-        **forward_extras(head.model, ids),
-        **extra,
-    }
+    inputs, keep = scored_inputs(head.model, prompts, responses, pad_id)
     if head.whole:
         states = head.model(**inputs).logits
     else:
@@ -130,8 +112,8 @@ def response_states(
             raise RuntimeError(f"the head was called {len(captured)} times in a forward pass")
         states = captured[0]
     states = states[:, -keep:-1]
-    lengths = torch.tensor([len(response) for response in responses], device=device)
-    columns = torch.arange(keep - 1, device=device)
+    lengths = torch.tensor([len(response) for response in responses], device=states.device)
+    columns = torch.arange(keep - 1, device=states.device)
     wanted = columns >= (keep - 1 - lengths)[:, None]
     picked: Tensor = states[wanted]
     return picked
@@ -155,7 +137,3 @@ def _captured(module: Any) -> Iterator[list[Tensor]]:
             del module.forward
         else:
             module.forward = own
-
-
-def _keeps_logits(base: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(base.forward).parameters

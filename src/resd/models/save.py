@@ -13,7 +13,7 @@ from resd.errors import UserError
 from resd.models.batch import align, response_logits
 from resd.models.lora import has_adapters, merged_weights
 from resd.models.pins import pin_generation
-from resd.models.wrapped import copy_companions
+from resd.models.wrapped import bare, copy_companions
 
 ADAPTER = "adapter"
 # Log-probs of a probe may differ by so much: merging rounds to the dtype of the weights.
@@ -31,7 +31,7 @@ def save_model(model: Any, place: Path, weights: Mapping[str, torch.Tensor] | No
         place: a directory.
         weights: float32 weights by name, where the model itself computes in a narrower dtype.
     """
-    base = model.get_base_model() if has_adapters(model) else model
+    base = bare(model)
     kept = base.generation_config
     pin_generation(base)
     try:
@@ -81,7 +81,7 @@ def verify_saved(
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"the model saved in {place} cannot be loaded again: {what}") from None
-    base = model.get_base_model() if has_adapters(model) else model
+    base = bare(model)
     _same_kind(base, again, place)
     wanted = merged_weights(model) if has_adapters(model) else model.state_dict()
     _same_weights(wanted, again.state_dict(), place)

@@ -15,7 +15,7 @@ from resd.config import ModelConfig
 from resd.errors import UserError
 from resd.models.load import LAB_MODEL, architecture_of, check_kind, pinned_attention
 from resd.models.lora import add_adapters
-from resd.models.wrapped import freeze_the_rest
+from resd.models.wrapped import bare, decoder_layers, freeze_the_rest
 
 _QWEN3: dict[str, Any] = {"vocab_size": 151_936, "head_dim": 128}
 # As published, for models that the presets name; a directory with a config.json needs no entry.
@@ -111,7 +111,7 @@ class Sizes:
     @classmethod
     def of(cls, run: ModelConfig, model: Any) -> Sizes:
         """Measure a model, adapted or not; it may be a skeleton."""
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = bare(model)
         config = base.config.get_text_config()
         stored: str = run.dtype
         if stored == "auto":
@@ -202,7 +202,7 @@ def _counts(model: Any, base: Any) -> dict[str, Any]:
     named = dict(model.named_parameters())
     adapters = {n: p for n, p in named.items() if ".lora_" in n}
     into = [p for n, p in adapters.items() if ".lora_A." in n]
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in _layers(base)]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(base)]
     whole, number = sum(p.numel() for p in named.values()), max(1, len(layers))
     trained = [p.numel() for p in named.values() if p.requires_grad]
     return {
@@ -217,16 +217,6 @@ def _counts(model: Any, base: Any) -> dict[str, Any]:
     }
 
 
-def _layers(base: Any) -> list[Any]:
-    """The decoder's layers."""
-    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
-    for name in ("layers", "h", "blocks"):
-        found = getattr(decoder, name, None)
-        if isinstance(found, torch.nn.ModuleList):
-            return list(found)
-    return []
-
-
 def _widths(base: Any, config: Any) -> dict[str, Any]:
     hidden, heads = _need(config, "hidden_size"), _need(config, "num_attention_heads")
     layers, head = _need(config, "num_hidden_layers"), _number(config, "head_dim")
@@ -237,7 +227,7 @@ def _widths(base: Any, config: Any) -> dict[str, Any]:
     if experts:
         units = _number(config, "moe_intermediate_size") or units
         experts += math.ceil((_number(config, "shared_expert_intermediate_size") or 0) / units)
-    found = _layers(base)
+    found = decoder_layers(base)
     named = dict(found[0].named_modules()) if found else {}
     norms = [m for m in named.values() if "Norm" in type(m).__name__ and _width(m) == hidden]
     return {

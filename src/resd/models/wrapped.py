@@ -21,6 +21,24 @@ _COMPANIONS = (
 )
 
 
+def bare(model: Any) -> Any:
+    """The model under any adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_layers(base: Any) -> list[Any]:
+    """The layers of a bare model's decoder, by whatever name its family gives the list.
+
+    Empty where there is no such list.
+    """
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
+    for name in ("layers", "h", "blocks"):
+        found = getattr(decoder, name, None)
+        if isinstance(found, torch.nn.ModuleList):
+            return list(found)
+    return []
+
+
 def is_wrapped(model: Any) -> bool:
     """Whether the text model stands inside a model that takes more than text."""
     return model.config.get_text_config() is not model.config
@@ -49,7 +67,7 @@ def forward_extras(model: Any, token_ids: torch.Tensor) -> dict[str, torch.Tenso
 
     Gemma 3 refuses a forward pass in training mode without it. Give it to every forward pass.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = bare(model)
     if not is_wrapped(base):
         return {}
     names = inspect.signature(base.forward).parameters
