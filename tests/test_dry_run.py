@@ -170,10 +170,17 @@ def test_the_disk_is_what_a_run_writes(
     for name, folder in (("checkpoints", "checkpoints"), ("evaluated students", "evaluated")):
         found = list((tmp_path / "run" / folder).glob("step-*"))
         assert len(found) == 2
-        written = sum(bytes_of(place) for place in found)
-        assert said[name] * 2 / 3 == pytest.approx(written, rel=0.2)  # one more while it is written
+        shards = folder == "checkpoints"
+        written = sum(bytes_of_shards(p) if shards else bytes_of(p) for p in found)
+        # One more while it is written.
+        assert said[name] * 2 / 3 == pytest.approx(written, rel=0.01 if shards else 0.2)
     written = bytes_of(tmp_path / "run/final") + bytes_of(tmp_path / "run/best")
     assert said["final and best"] == pytest.approx(written, rel=0.2)
+
+
+def bytes_of_shards(checkpoint: Path) -> int:
+    """Bytes of a checkpoint's tensors: a tiny model's lie in files that are a fifth envelopes."""
+    return sum(t.nbytes for t in tiny.tensors_of(checkpoint / "tensors").values())
 
 
 def bytes_of(place: Path) -> int:

@@ -106,7 +106,7 @@ class Backend(Protocol):
         """Sums over the processes; all must give the same names in any order."""
         ...
 
-    def agree(self, what: str, state: str) -> None:
+    def agree(self, what: str, state: Callable[[], str]) -> None:
         """Hold a state against the other processes'.
 
         Raises:
@@ -189,7 +189,7 @@ class Local:
         """The numbers."""
         return dict(numbers)
 
-    def agree(self, what: str, state: str) -> None:
+    def agree(self, what: str, state: Callable[[], str]) -> None:
         """There is nobody to differ."""
 
     def told(self, value: T) -> T:

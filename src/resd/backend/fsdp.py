@@ -210,9 +210,9 @@ class Sharded:
         names = dict.fromkeys(name for row in found for name in row)
         return {name: sum(row.get(name, 0.0) for row in found) for name in names}
 
-    def agree(self, what: str, state: str) -> None:
+    def agree(self, what: str, state: Callable[[], str]) -> None:
         """Hold a state against the other processes'."""
-        digest = hashlib.sha256(state.encode()).hexdigest()
+        digest = hashlib.sha256(state().encode()).hexdigest()
         if len(set(self._gather(digest))) > 1:
             raise ProcessError(
                 f"{what} differs between the processes: the environment or a library gives them "

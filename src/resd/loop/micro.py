@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from resd.methods.base import Scores
+from resd.methods.base import TeacherStates
 from resd.types import TrainingSample
 
 # So many tokens take a forward pass no longer than fewer do: they are not split to save padding.
@@ -35,7 +35,7 @@ class Micro:
     advantages: Tensor
     sampler: Tensor | None
     old: Tensor | None = None
-    scores: Scores | None = None
+    scores: TeacherStates | None = None
 
     @classmethod
     def of(cls, samples: Sequence[TrainingSample], weights: Sequence[Tensor]) -> Micro:

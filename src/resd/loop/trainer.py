@@ -174,7 +174,9 @@ class Trainer:
             self.sampler.rest()
             if self.update.run(samples, report):  # 5, 6: policy update, teacher sync
                 self.sampler.student_changed()
-        self.backend.agree("what the method remembers", json.dumps(self.method.state_dict()))
+        self.backend.agree(
+            "what the method remembers", lambda: json.dumps(self.method.state_dict())
+        )
         solved |= {rollout.example.id for rollout in rollouts if rollout.passed}
         self._report(rollouts, report)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from resd.distill.chunked import chunked_loss
 from resd.loop.masters import Masters
 from resd.loop.micro import Micro, micro_batches, padding
 from resd.loop.optimizer import make_optimizer
-from resd.methods.base import Method, Scores, StepReport, Tokens
+from resd.methods.base import Method, StepReport, TeacherStates, Tokens
 from resd.models.head import LogitHead, response_states
 from resd.types import TrainingSample
 
@@ -162,12 +162,13 @@ class PolicyUpdate:
     def _micro_loss(self, micro: Micro) -> tuple[torch.Tensor, dict[str, float]]:
         """The micro-batch's share of the loss, and of the numbers to log."""
         scores = self._scores(micro)
-        with ExitStack() as stack:
-            if scores is not None and scores.head.model is not self.student:
-                stack.enter_context(self._backend.ready(scores.head.model))
+        apart = scores is not None and scores.head.model is not self.student
+        with self._backend.ready(scores.head.model) if scores and apart else nullcontext():
             return self._loss(micro, scores)
 
-    def _loss(self, micro: Micro, scores: Scores | None) -> tuple[torch.Tensor, dict[str, float]]:
+    def _loss(
+        self, micro: Micro, scores: TeacherStates | None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         prompts = [sample.prompt_ids for sample in micro.samples]
         texts = [sample.response_ids for sample in micro.samples]
         hidden = response_states(self._head, prompts, texts, self._pad_id)
@@ -208,7 +209,7 @@ class PolicyUpdate:
         width = self._head.width
         return sum(len(micro.token_ids) for micro in micros) * width <= _KEPT_NUMBERS
 
-    def _scores(self, micro: Micro) -> Scores | None:
+    def _scores(self, micro: Micro) -> TeacherStates | None:
         """The teacher's; of one that does not move, computed once for all updates on a batch."""
         if micro.scores is not None:
             return micro.scores

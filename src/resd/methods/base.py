@@ -17,7 +17,7 @@ from resd.types import ChatMessage, Completion, Rollout, TrainingSample
 
 
 @dataclass(frozen=True)
-class Scores:
+class TeacherStates:
     """What a teacher makes of the responses of some samples: the head turns it into logits.
 
     Attributes:
@@ -151,7 +151,7 @@ class Method(Generic[Config]):
         """A training sample for each rollout; None where it teaches nothing (paper: line 4)."""
         raise NotImplementedError
 
-    def score(self, samples: Sequence[TrainingSample]) -> Scores | None:
+    def score(self, samples: Sequence[TrainingSample]) -> TeacherStates | None:
         """What the teacher makes of these samples' responses; None without a teacher."""
         return None
 

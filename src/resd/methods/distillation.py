@@ -16,7 +16,7 @@ from resd.distill import (
     make_teacher,
     success_rate_weights,
 )
-from resd.methods.base import Method, Notes, Scores, Services, StepReport, Tokens
+from resd.methods.base import Method, Notes, Services, StepReport, TeacherStates, Tokens
 from resd.models.head import LogitHead, response_states
 from resd.types import Rollout, TrainingSample
 
@@ -101,7 +101,7 @@ class Distillation(Method[Config]):
             log_probs=rollout.completion.log_probs,
         )
 
-    def score(self, samples: Sequence[TrainingSample]) -> Scores:
+    def score(self, samples: Sequence[TrainingSample]) -> TeacherStates:
         """The teacher's hidden states: its logits would be too many to hold."""
         with self.services.phase("teacher"), self.teacher.model() as model, torch.no_grad():
             head = LogitHead(model, whole=self.services.whole_logits)
@@ -111,7 +111,7 @@ class Distillation(Method[Config]):
                 [sample.response_ids for sample in samples],
                 self.services.pad_id,
             )
-        return Scores(hidden, head, self.teacher.fixed)
+        return TeacherStates(hidden, head, self.teacher.fixed)
 
     def per_token(
         self, tokens: Tokens, logits: torch.Tensor, report: dict[str, torch.Tensor]

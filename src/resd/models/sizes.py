@@ -183,19 +183,23 @@ def skeleton(config: PretrainedConfig, run: ModelConfig) -> Any:
     if (run.attention or "").startswith("flash"):
         attention = {}  # it may be installed on another machine alone
     try:
-        with torch.device("meta"):
-            kind = architecture_of(config)
-            make = getattr(kind, "_from_config", None) or kind.from_config
-            model: Any = make(config, **attention)
+        return on_meta(config, run, **attention)
+    except UserError:
+        raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"model.path: no model can be made of {run.path}: {said}") from None
-    freeze_the_rest(model)
-    if run.lora is not None:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said when the model is loaded
-            model = add_adapters(model, run.lora)
-    return model
+
+
+def on_meta(config: PretrainedConfig, run: ModelConfig, **settings: Any) -> Any:
+    """A model as `skeleton` says, of these settings, without its checks."""
+    kind = architecture_of(config)
+    make = getattr(kind, "_from_config", None) or kind.from_config
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the model is loaded
+        model: Any = make(config, **settings)
+        freeze_the_rest(model)
+        return model if run.lora is None else add_adapters(model, run.lora)
 
 
 def _counts(model: Any, base: Any) -> dict[str, Any]:

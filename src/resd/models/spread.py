@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from resd.config import ModelConfig
 from resd.models.load import (
-    architecture_of,
     checkpoint_gradients,
     load_model,
     model_path,
@@ -20,9 +18,9 @@ from resd.models.load import (
     read_config,
     set_threads,
 )
-from resd.models.lora import add_adapters
 from resd.models.pins import pin_config, pin_model, read_generation
-from resd.models.wrapped import freeze_the_rest
+from resd.models.sizes import on_meta
+from resd.models.wrapped import bare
 
 _NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -32,19 +30,13 @@ def empty_model(config: ModelConfig) -> Any:
     place = model_path(config.path)
     own = read_config(place)
     pin_config(own)
-    kind: Any = architecture_of(own)
     dtype = getattr(own, "dtype", None) if config.dtype == "auto" else config.dtype
     if not isinstance(dtype, torch.dtype):
         dtype = getattr(torch, str(dtype or "float32").removeprefix("torch."))
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # weights that nobody will use are not initialised
-        make = getattr(kind, "_from_config", None) or kind.from_config
-        model = make(own, dtype=dtype, **pinned_attention(own, config.attention))
-        model.generation_config = read_generation(place)
-        pin_model(model)
-        freeze_the_rest(model)
-        if config.lora is not None:
-            model = add_adapters(model, config.lora)
+    model = on_meta(own, config, dtype=dtype, **pinned_attention(own, config.attention))
+    base = bare(model)
+    base.generation_config = read_generation(place)
+    pin_model(base)
     if config.gradient_checkpointing:
         checkpoint_gradients(model)
     set_threads(model, config.threads)

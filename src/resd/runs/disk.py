@@ -22,17 +22,14 @@ def disk(
         wide: of what is trained, for the optimiser.
     """
     adapters = run.model.lora is not None
-    state = (2 + (trained_b < wide)) * trained * wide
-    model = trained * trained_b if adapters else parameters * b
-    teacher = 0
-    if isinstance(run.method, DistillConfig) and run.method.teacher.kind != "live":
-        average = run.method.teacher.kind == "ema"
-        teacher = trained * 4 if average else (0 if adapters else parameters * b)
+    state = 3 * trained * wide  # weights, and AdamW's two averages
+    average = isinstance(run.method, DistillConfig) and run.method.teacher.kind == "ema"
+    teacher = trained * 4 if average else 0
     student = parameters * b + trained * trained_b if adapters else parameters * wide
     checkpoint = run.checkpoint
     # A new one is written before an old one goes.
     return {
-        "checkpoints": (checkpoint.keep + 1) * (model + state + teacher),
+        "checkpoints": (checkpoint.keep + 1) * (state + teacher),
         "evaluated students": (checkpoint.keep_evaluated + 1) * student,
         "final and best": 2 * student,
     }
