@@ -202,7 +202,8 @@ def test_models(kind: str, over: dict[str, Any], checkpointing: bool) -> None:
 
     loss = chunked_loss(hidden, head, per_chunk, 4)
     loss.backward()
-    assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
+    # Divergences of almost equal distributions are small differences of large numbers.
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-5, abs=2e-7)
     found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
     assert found.keys() == expected.keys()
     for name, grad in expected.items():

@@ -91,22 +91,23 @@ def test_what_broke_off_is_resumed_and_what_never_began_is_begun(tmp_path):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_run_with_other_settings_is_refused(tmp_path, finished):
-    go(tmp_path, Fake(), shared=[("train.steps", 2), ("method.top_k", None)], methods="resd")
+    runs = tmp_path / "runs"
+    go(runs, Fake(), shared=[("train.steps", 2), ("method.top_k", None)], methods="resd")
     if not finished:
-        (tmp_path / "resd-s1" / "done.json").unlink()
-        (tmp_path / "resd-s0" / "done.json").unlink()
+        (runs / "resd-s1" / "done.json").unlink()
+        (runs / "resd-s0" / "done.json").unlink()
     fake = Fake()
     with pytest.raises(UserError, match=r"resd-s0 was made with train.steps = 2, and now it is 3"):
-        go(tmp_path, fake, shared=[("train.steps", 3), ("method.top_k", None)], methods="resd")
+        go(runs, fake, shared=[("train.steps", 3), ("method.top_k", None)], methods="resd")
     with pytest.raises(UserError, match=r"method.top_k = none, and now it is 100"):
-        go(tmp_path, fake, shared=[("train.steps", 2)], methods="resd")
+        go(runs, fake, shared=[("train.steps", 2)], methods="resd")
     with pytest.raises(UserError, match=r'method.name = "resd", and now it is "sdpo_ss"'):
         # Its rollouts differ too, and come first.
         text = "resd: method.name=sdpo_ss method.rollouts=2"
-        go(tmp_path, fake, methods="", variants=[text])
+        go(runs, fake, methods="", variants=[text])
     assert fake.calls == []
     # Where it lies is no setting.
-    tmp_path.rename(moved := tmp_path.with_name(tmp_path.name + "-moved"))
+    runs.rename(moved := tmp_path / "moved")
     same = [("train.steps", 2), ("method.top_k", None)]
     assert go(moved, Fake(), shared=same, methods="resd")[0] == 0
 

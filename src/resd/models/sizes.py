@@ -198,6 +198,7 @@ def on_meta(config: PretrainedConfig, run: ModelConfig, **settings: Any) -> Any:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is loaded
         model: Any = make(config, **settings)
+        model.tie_weights()  # not every release of transformers does so without storage
         freeze_the_rest(model)
         return model if run.lora is None else add_adapters(model, run.lora)
 
