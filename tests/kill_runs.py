@@ -8,9 +8,10 @@ PLANS.json holds a list of plans, and a plan
     unit      what is counted: "write" (the barriers between writes) or "system_call" (of Python,
               that changes the file system)
     fault     what happens there: "kill" (SIGKILL) or "full" (no file can grow any more)
-    cases     "all"; "kinds", one of every kind of write; or a list of cases, each a list of where
-              the first process, its resumption, and so on meet the fault: the count; below 1 a
-              fraction of the whole run's count; or the last write whose name starts so
+    cases     "all"; "kinds", one of every kind of write; "some", of every sixth kind; or a list of
+              cases, each a list of where the first process, its resumption, and so on meet the
+              fault: the count; below 1 a fraction of the whole run's count; or the last write whose
+              name starts so
 
 and a list of reports is printed as JSON. Every process is a fork of this one, which has imported
 everything already: a case takes about a second. The children do not fsync: a kill leaves the page
@@ -223,12 +224,13 @@ class Plan:
         """Where each case meets its faults."""
         if self.plan["cases"] == "all":
             return [[n] for n in range(1, self.ticks + 1)]
-        if self.plan["cases"] == "kinds":
+        if self.plan["cases"] in ("kinds", "some"):
             places: dict[str, list[int]] = {}
             for n, name in enumerate(self.names, start=1):
                 places.setdefault(re.sub(r"\d+", "N", name), []).append(n)
             # Neither the first time nor the last, where there are others.
-            return [[numbers[len(numbers) // 2]] for numbers in places.values()]
+            kinds = [[numbers[len(numbers) // 2]] for numbers in places.values()]
+            return kinds if self.plan["cases"] == "kinds" else kinds[1::6]
         return [[self.count(at) for at in case] for case in self.plan["cases"]]
 
     def count(self, at: float | str) -> int:
