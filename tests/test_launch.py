@@ -40,11 +40,21 @@ def test_a_launcher_that_set_up_something_else(environment: dict[str, str], said
         launched(environment)
 
 
-def test_a_teacher_in_host_memory_is_refused() -> None:
-    config = load_config(None, [("task", "lab"), ("method.teacher.offload", "true")])
-    for number in (1, 2):
-        with pytest.raises(UserError, match="not built yet"):
-            check_processes(config, number)
+@pytest.mark.parametrize(
+    ("settings", "number", "said"),
+    [
+        ([], 1, "with several processes"),
+        ([("method.teacher.kind", "live")], 2, "no model of its own"),
+        ([("model.lora.rank", "4")], 2, "no model of its own"),
+    ],
+)
+def test_a_teacher_that_cannot_stand_in_host_memory(
+    settings: list[tuple[str, Any]], number: int, said: str
+) -> None:
+    offload = [("task", "lab"), ("method.teacher.offload", "true")]
+    check_processes(load_config(None, offload), 2)
+    with pytest.raises(UserError, match=said):
+        check_processes(load_config(None, [*offload, *settings]), number)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "resd, lora ema": {"model__lora__rank": 4, "method__teacher__rate": 0.1, "train__lr": 0.05},
     "resd, lora frozen": {"model__lora__rank": 4, "method__teacher__kind": "frozen"},
     "sdpo, untied": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
+    "resd, offload ema": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
+    "sdpo, offload frozen": {"method__teacher__kind": "frozen"},
     "resd, one example": {"train__batch_size": 1, "train__inner_iterations": 1},
 }
 
@@ -38,6 +40,9 @@ BROKEN = ("resd", "resd, lora ema")
 
 def words(name: str, output: Path, model: Path, **more: Any) -> list[str]:
     method = name.partition(",")[0]
+    # One process has no other memory than the host's.
+    if "offload" in name and output.parent.name.startswith("two"):
+        more["method__teacher__offload"] = True
     settings = tiny.settings(model, output, method, train__steps=3, **{**RUNS[name], **more})
     return ["train", *tiny.arguments(settings)]
 
@@ -104,6 +109,8 @@ def same_run(one: Path, two: Path) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_are_one(name: str, runs: tuple[Path, Path]) -> None:
+    config = (runs[1] / name / "config.toml").read_text()
+    assert ("offload = true" in config) is ("offload" in name)
     same_run(runs[0] / name, runs[1] / name)
 
 

@@ -37,13 +37,22 @@ class Backend(Protocol):
         """Whether this process writes, shows and asks."""
         ...
 
-    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
+    def shard(
+        self,
+        model: Any,
+        compute: torch.dtype | None,
+        source: Any = None,
+        *,
+        offload: bool = False,
+    ) -> Any:
         """Spread a model's weights over the processes, in place.
 
         Args:
             model: on the meta device where there are several processes.
             compute: what forward and backward run in.
             source: the same model with its weights, on process 0.
+            offload: keep each process's share in the host's memory; a layer is on the device
+                while it computes.
         """
         ...
 
@@ -144,7 +153,14 @@ class Local:
 
     rank, world, main = 0, 1, True
 
-    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
+    def shard(
+        self,
+        model: Any,
+        compute: torch.dtype | None,
+        source: Any = None,
+        *,
+        offload: bool = False,
+    ) -> Any:
         """Nothing to spread; `resd.loop.masters` computes in another dtype."""
         return model
 

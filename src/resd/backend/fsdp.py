@@ -21,7 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 
 from resd.backend import tensors as files
 from resd.backend.stopped import end_at_sigterm, leave
@@ -63,7 +68,14 @@ class Sharded:
 
     # -- weights ----------------------------------------------------------------------------
 
-    def shard(self, model: Any, compute: torch.dtype | None, source: Any = None) -> Any:
+    def shard(
+        self,
+        model: Any,
+        compute: torch.dtype | None,
+        source: Any = None,
+        *,
+        offload: bool = False,
+    ) -> Any:
         """Spread a model's weights over the processes, layer by layer, in place.
 
         No process but the first, which reads them, ever holds more than one layer whole.
@@ -73,7 +85,13 @@ class Sharded:
         Raises:
             UserError: the architecture has no list of layers.
         """
-        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        policy: dict[str, Any] = {
+            "mesh": self._mesh,
+            "mp_policy": MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32),
+        }
+        if offload:
+            pinned = self.device.type != "cpu"
+            policy["offload_policy"] = CPUOffloadPolicy(pin_memory=pinned)
         # The root is the model under any adapters: peft's generate() calls it by itself.
         root = bare(model)
         known = dict(bare(source).named_modules()) if source is not None else {}
@@ -88,10 +106,10 @@ class Sharded:
             if module in layers:
                 for inner, part in module.named_modules(prefix=name):
                     self._fill(part, known.get(inner), filled)
-                fully_shard(module, mesh=self._mesh, mp_policy=policy)
+                fully_shard(module, **policy)
         for name, module in root.named_modules():
             self._fill(module, known.get(name), filled)
-        fully_shard(root, mesh=self._mesh, mp_policy=policy)
+        fully_shard(root, **policy)
         return model
 
     def _fill(

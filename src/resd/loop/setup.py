@@ -122,10 +122,16 @@ def check_processes(config: RunConfig, number: int) -> None:
     """
     method = config.method
     if isinstance(method, DistillConfig) and method.teacher.offload:
-        raise UserError(
-            "method.teacher.offload is estimated by resd doctor, but not built yet: leave it out, "
-            "or train adapters (--model.lora.rank 16), whose frozen teacher takes no memory"
-        )
+        if number == 1:
+            raise UserError(
+                "method.teacher.offload works with several processes (torchrun) only: leave it "
+                "out, or train adapters (--model.lora.rank 16), whose teacher takes little memory"
+            )
+        if method.teacher.kind == "live" or config.model.lora is not None:
+            raise UserError(
+                "method.teacher.offload: this teacher has no model of its own (teacher.kind live, "
+                "or adapters): leave it out"
+            )
     if number == 1:
         return
     if config.engine.kind != "hf":

@@ -59,12 +59,17 @@ class Student:
                 "the loss takes more memory (lower train.micro_batch_tokens)"
             )
 
-    def frozen_copy(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model as it was loaded, in eval mode and without gradients."""
+    def frozen_copy(self, model: torch.nn.Module, *, offload: bool = False) -> torch.nn.Module:
+        """The model as it was loaded, in eval mode and without gradients.
+
+        Args:
+            model: the student.
+            offload: keep it in the host's memory, as `Backend.shard` says.
+        """
         if self._backend.world == 1:
             return copy.deepcopy(model).requires_grad_(False).eval()
         # What is sharded cannot be copied, and not all of it is here.
-        frozen: torch.nn.Module = self._loaded(frozen=True)
+        frozen: torch.nn.Module = self._loaded(frozen=True, offload=offload)
         return frozen.eval()
 
     def save(self, place: Path) -> None:
@@ -98,11 +103,11 @@ class Student:
                     named[name].copy_(tensor)
         return None if model is None else (model, {})
 
-    def _loaded(self, *, frozen: bool = False) -> Any:
+    def _loaded(self, *, frozen: bool = False, offload: bool = False) -> Any:
         if self._backend.world == 1:
             return load_model(self._config)
         source = self._backend.on_main_alone(lambda: stored_model(self._config))
         model = empty_model(self._config)
         if frozen:
             model.requires_grad_(False)
-        return self._backend.shard(model, compute_dtype(self._config), source)
+        return self._backend.shard(model, compute_dtype(self._config), source, offload=offload)

@@ -87,7 +87,8 @@ class Services:
         trace: keeps a record for the run's traces.
         phase: counts the time of its body for a phase of the step.
         whole_logits: the student's logits cannot be made a chunk at a time.
-        copy: makes a frozen copy of the student as it was loaded; a deep copy by default.
+        copy: makes a frozen copy of the student as it was loaded, with `offload` in the host's
+            memory; a deep copy by default.
     """
 
     builder: PromptBuilder
@@ -101,7 +102,7 @@ class Services:
     seed: int
     pad_id: int
     whole_logits: bool = False
-    copy: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    copy: Callable[..., torch.nn.Module] | None = None
 
 
 @dataclass

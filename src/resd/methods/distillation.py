@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,12 +32,11 @@ class Distillation(Method[Config]):
 
     def __init__(self, config: Config, services: Services) -> None:
         super().__init__(config, services)
+        copy = services.copy
+        if copy is not None and config.teacher.offload:
+            copy = partial(copy, offload=True)
         self.teacher = make_teacher(
-            config.teacher.kind,
-            services.student,
-            config.teacher.rate,
-            services.weights,
-            services.copy,
+            config.teacher.kind, services.student, config.teacher.rate, services.weights, copy
         )
 
     def sections(
