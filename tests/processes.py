@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+import fake_vllm
+import pytest
 import torch
 
 from resd.cli import main
@@ -20,6 +22,9 @@ from resd.cli import main
 
 def run(file: Path) -> None:
     torch.set_num_threads(1)
+    if "FAKE_VLLM" in os.environ:
+        place = Path(os.environ["FAKE_VLLM"]) / os.environ["RANK"]
+        fake_vllm.install(pytest.MonkeyPatch(), place)
     codes = []
     for words in json.loads(file.read_text()):
         codes.append(main(words))

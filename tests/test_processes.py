@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fake_vllm
 import pytest
 import tiny
 import torch
+from fake_server import FakeServer
 from safetensors.torch import load_file
 from two import start, torchrun
 
@@ -120,6 +122,47 @@ def test_a_run_goes_on_with_another_number_of_processes(
 ) -> None:
     name = BROKEN[number]
     same_run(runs[0] / name, runs[number] / f"{name} resumed")
+
+
+# -- engines that keep a copy of the weights -------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_two_processes_ask_one_server(adapters: bool, tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    server = FakeServer(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    server.weights.load(base.state_dict().items())
+    over = {"engine__kind": "vllm_server", "engine__url": server.url, "model__max_context": 512}
+    over |= {"method__reflector": "teacher", "method__teacher__kind": "frozen"}
+    if adapters:
+        server.lora = True
+        over |= {"engine__adapters": True, "model__lora__rank": 4, "train__lr": 0.05}
+    places = [tmp_path / "one", tmp_path / "two"]
+    commands = [words("resd", place, tiny_model, **over) for place in places]
+    try:
+        assert main(commands[0]) == 0
+        calls = [path for path, _ in server.calls]
+        assert torchrun(tmp_path, commands[1:]) == [[0], [0]]
+    finally:
+        server.close()
+    assert [path for path, _ in server.calls[len(calls) :]] == calls  # one of them hands over
+    assert ("/collective_rpc" in calls) is not adapters
+    same_run(*places)
+
+
+def test_two_processes_have_an_engine_each(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_vllm.install(monkeypatch, tmp_path)
+    over = {"engine__kind": "vllm", "model__max_context": 512, "model__lora__rank": 4}
+    places = [tmp_path / "one", tmp_path / "two"]
+    commands = [words("resd", place, tiny_model, train__lr=0.05, **over) for place in places]
+    assert main(commands[0]) == 0
+    codes = torchrun(tmp_path, commands[1:], FAKE_VLLM=str(tmp_path))
+    assert codes == [[0], [0]]
+    same_run(*places)
 
 
 # -- when something goes wrong ---------------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from two import torchrun
 
 from resd.api import evaluate_model, resume, train
 from resd.cli import main
@@ -277,6 +278,18 @@ def test_a_teacher_that_reflects_by_its_own_weights(tmp_path: Path) -> None:
     lora = {"model__lora__rank": 4, "train__lr": 1e-2}
     run = train(load_config(None, settings(place, tmp_path / "run", method="resd", **over, **lora)))
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))
+
+
+def test_two_processes_have_an_engine_each(tmp_path: Path) -> None:
+    place = stand_in(tmp_path / "model")
+    one = train(load_config(None, settings(place, tmp_path / "one", method="resd")))
+    words = ["train", *tiny.arguments(dict(settings(place, tmp_path / "two", method="resd")))]
+    assert torchrun(tmp_path, [words], seconds=500) == [[0], [0]]
+    assert all(row["train/sampler_gap"] < 1e-5 for row in rows(tmp_path / "two"))
+    for file in sorted((one / "traces").iterdir()):
+        assert file.read_text() == (tmp_path / "two" / "traces" / file.name).read_text()
+    other = final(tmp_path / "two")
+    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in final(one).items())
 
 
 # -- a server --------------------------------------------------------------------------------------

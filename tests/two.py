@@ -14,7 +14,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "
 
 
 def torchrun(
-    place: Path, commands: Sequence[Sequence[str]], number: int = 2, seconds: float = 200
+    place: Path,
+    commands: Sequence[Sequence[str]],
+    number: int = 2,
+    seconds: float = 200,
+    **environment: str,
 ) -> list[list[int]]:
     """Exit codes of command lines in each process, one command after the other."""
     plans = place / f"plans{number}.json"
@@ -27,7 +31,7 @@ def torchrun(
         capture_output=True,
         text=True,
         timeout=seconds,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **environment},
     )
     files = [Path(f"{plans}.{rank}") for rank in range(number)]
     assert all(file.is_file() for file in files), done.stdout[-2000:] + done.stderr[-4000:]

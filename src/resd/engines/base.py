@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from resd.backend import Backend
 from resd.config import RunConfig
 from resd.types import Completion
 
@@ -98,13 +99,13 @@ class EngineKind:
         options: names of the options in `EngineConfig` that it reads.
         check: raises UserError if it cannot work, before a model is loaded; gets the configuration
             and the most tokens of prompt and response together.
-        make: an engine for a model; gets the configuration, the model, its tokenizer and the same
-            number of tokens.
+        make: an engine for a model; gets the configuration, the model, its tokenizer, the same
+            number of tokens, and the processes that share the model.
     """
 
     options: tuple[str, ...]
     check: Callable[[RunConfig, int], None]
-    make: Callable[[RunConfig, Any, Any, int], Engine]
+    make: Callable[[RunConfig, Any, Any, int, Backend], Engine]
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

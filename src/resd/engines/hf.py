@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
+from resd.backend import Backend
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request, left_pad
 from resd.engines.choice import SeededChoice
@@ -138,7 +139,9 @@ def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
             holder.generation_config = its
 
 
-def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> HFEngine:
+def _make(
+    config: RunConfig, model: Any, tokenizer: Any, context: int, backend: Backend
+) -> HFEngine:
     return HFEngine(model, tokenizer, config.rollout.batch_size, context)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from resd.backend import Backend
 from resd.engines.base import Engine, Request, Sampling
 from resd.engines.tokens import embedding_rows
 from resd.errors import UserError
@@ -15,7 +16,7 @@ _PROMPT, _RESPONSE = 24, 16
 
 
 @torch.no_grad()
-def check_copy(engine: Engine, model: Any, name: str, tolerance: float) -> None:
+def check_copy(engine: Engine, model: Any, name: str, tolerance: float, backend: Backend) -> None:
     """Let an engine answer a fixed prompt, and score its answer with the model itself.
 
     A weight that was not taken over (a tied head, experts in a layout of their own) makes no error,
@@ -27,6 +28,7 @@ def check_copy(engine: Engine, model: Any, name: str, tolerance: float) -> None:
         name: of the engine, for the user.
         tolerance: of the mean difference of a log-prob; rounding alone makes about 1e-6 in
             float32 and 1e-2 in bfloat16.
+        backend: the processes that share the model; all of them check their own engine.
 
     Raises:
         UserError: it generates with other weights.
@@ -39,7 +41,8 @@ def check_copy(engine: Engine, model: Any, name: str, tolerance: float) -> None:
     training = model.training
     model.eval()
     try:
-        logits = model(input_ids=ids, use_cache=False, **forward_extras(model, ids)).logits
+        with backend.ready(model):
+            logits = model(input_ids=ids, use_cache=False, **forward_extras(model, ids)).logits
     finally:
         model.train(training)
     scores = logits[0, len(prompt) - 1 : -1].float().log_softmax(dim=-1)

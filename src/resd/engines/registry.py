@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from resd.backend import Backend, Local
 from resd.config import ENGINES, RunConfig
 from resd.engines.base import Engine, EngineKind
 from resd.errors import UserError
@@ -33,7 +34,9 @@ def check_engine(config: RunConfig, context: int) -> None:
     _kind(chosen.kind).check(config, context)
 
 
-def make_engine(config: RunConfig, model: Any, tokenizer: Any, context: int) -> Engine:
+def make_engine(
+    config: RunConfig, model: Any, tokenizer: Any, context: int, backend: Backend | None = None
+) -> Engine:
     """The engine that a run's configuration names.
 
     Args:
@@ -41,11 +44,13 @@ def make_engine(config: RunConfig, model: Any, tokenizer: Any, context: int) -> 
         model: the student, as it was loaded.
         tokenizer: the student's.
         context: most tokens of prompt and response together.
+        backend: the processes that share the model; each has an engine.
 
     Raises:
         UserError: it cannot start.
     """
-    return _kind(config.engine.kind).make(config, model, tokenizer, context)
+    make = _kind(config.engine.kind).make
+    return make(config, model, tokenizer, context, backend or Local())
 
 
 def _kind(name: str) -> EngineKind:

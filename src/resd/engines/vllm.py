@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from resd.backend import Backend, Local
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
@@ -24,7 +25,7 @@ from resd.engines.probe import check_copy
 from resd.engines.vllm_ready import check_here
 from resd.errors import UserError, one_line
 from resd.models.handover import whole_weights
-from resd.models.load import model_path
+from resd.models.load import compute_dtype, model_path
 from resd.models.wrapped import bare
 from resd.runs.seeds import random_state, set_random_state
 from resd.types import Completion
@@ -55,6 +56,8 @@ class VLLMEngine:
         max_context: most tokens of prompt and response together.
         memory: share of the device's memory; None for the default.
         sleep: give a GPU's memory back in `rest`.
+        dtype: to compute in; the model's own by default.
+        backend: the processes that share the model; each has an engine of its own.
 
     Raises:
         UserError: vLLM cannot start: what it says, and what to do.
@@ -71,18 +74,25 @@ class VLLMEngine:
         max_context: int,
         memory: float | None = None,
         sleep: bool = True,
+        dtype: torch.dtype | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self._reader = CompletionReader(model, tokenizer)
+        self._backend = backend or Local()
         self._max_context = max_context
         on_gpu = next(model.parameters()).device.type != "cpu"
         self._sleeps = sleep and on_gpu
         self._awake, self._synced, self._number = True, False, 0
-        self._tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+        dtype = dtype or next(model.parameters()).dtype
+        self._tolerance = 1e-3 if dtype == torch.float32 else 0.1
         self._checked = False
         had_group = torch.distributed.is_initialized()
         room: dict[str, Any] = {"gpu_memory_utilization": memory or _GPU_SHARE}
         if not on_gpu and memory is None:
             room = {"kv_cache_memory_bytes": _CPU_CACHE}
+        if self._backend.world > 1:
+            # The processes and their group are there already: vLLM starts none.
+            room["distributed_executor_backend"] = "external_launcher"
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         with _process_kept(), _environment(_IN_PROCESS):
@@ -92,7 +102,7 @@ class VLLMEngine:
                 llm = vllm.LLM(
                     model=path,
                     load_format="dummy",
-                    dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+                    dtype=str(dtype).removeprefix("torch."),
                     max_model_len=max_context,
                     max_num_seqs=batch_size,
                     enforce_eager=not on_gpu,
@@ -128,7 +138,7 @@ class VLLMEngine:
             self._llm.reset_prefix_cache()
         self._awake = self._synced = True
         if not self._checked:
-            check_copy(self, model, "vllm", self._tolerance)
+            check_copy(self, model, "vllm", self._tolerance, self._backend)
             self._checked = True
 
     def rest(self) -> bool:
@@ -267,7 +277,9 @@ def _advice(error: Exception) -> str:
     return text
 
 
-def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMEngine:
+def _make(
+    config: RunConfig, model: Any, tokenizer: Any, context: int, backend: Backend
+) -> VLLMEngine:
     return VLLMEngine(
         model,
         tokenizer,
@@ -276,6 +288,9 @@ def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMEn
         max_context=context,
         memory=config.engine.memory,
         sleep=config.engine.sleep is not False,
+        # Shards are wide whatever the model computes in.
+        dtype=compute_dtype(config.model),
+        backend=backend,
     )
 
 

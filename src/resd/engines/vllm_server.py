@@ -13,13 +13,15 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from resd.backend import Backend, Local, whole_tensor
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request
 from resd.engines.completion import CompletionReader, check_room, diverged
@@ -59,6 +61,7 @@ class VLLMServerEngine:
         max_context: most tokens of prompt and response together.
         place: directory that the server sees too; None for a temporary one.
         adapters: hand over adapters alone.
+        backend: the processes that share the model: all of them ask, the first hands weights over.
     """
 
     shares_weights = False
@@ -72,16 +75,21 @@ class VLLMServerEngine:
         max_context: int,
         place: Path | None = None,
         adapters: bool = False,
+        backend: Backend | None = None,
     ) -> None:
         self._reader = CompletionReader(model, tokenizer)
+        self._backend = backend or Local()
         self._server, self._batch_size = server, batch_size
         self._max_context, self._adapters = max_context, adapters
         self._base = str(server.get("/v1/models")["data"][0]["id"])
         self._name, self._loaded = self._base, ""
-        self._own = tempfile.mkdtemp(prefix="resd-weights-") if place is None else None
-        self._place = Path(self._own or str(place))
+        own = place is None and self._backend.main
+        self._own = tempfile.mkdtemp(prefix="resd-weights-") if own else None
         # Several runs may share a directory.
-        self._id, self._count, self._pushes = uuid.uuid4().hex[:12], 0, 0
+        self._place, self._id = self._backend.told(
+            (Path(self._own or str(place)), uuid.uuid4().hex[:12])
+        )
+        self._count, self._pushes = 0, 0
         self._files: Path | None = None
         self._version = ""
         self._checked = False
@@ -96,21 +104,14 @@ class VLLMServerEngine:
         self._count += 1
         old, self._version = self._files, f"{self._id} {self._count}: {version}"
         self._files = self._place / f"{self._id}-{self._count}"
-        try:
-            self._files.mkdir(parents=True)
-            written = self._write_adapter if self._adapters else _write_weights
-            if not written(model, self._files):
-                self._files = None
-        except Exception as error:
-            raise UserError(
-                f"engine.weights: the weights cannot be written to {self._place}: "
-                f"{one_line(str(error))[:200]}"
-            ) from None
-        self._push()
-        if old is not None:
+        if not self._backend.together(lambda: self._write(model)):
+            self._files = None
+        self._backend.on_main(self._push)
+        self._name, self._loaded = self._backend.told((self._name, self._loaded))
+        if old is not None and self._backend.main:
             shutil.rmtree(old, ignore_errors=True)
         if not self._checked:
-            check_copy(self, model, "vllm_server", _TOLERANCE)
+            check_copy(self, model, "vllm_server", _TOLERANCE, self._backend)
             self._checked = True
 
     def rest(self) -> bool:
@@ -119,6 +120,8 @@ class VLLMServerEngine:
 
     def close(self) -> None:
         """Remove what was written; the server goes on."""
+        if not self._backend.main:
+            return
         with suppress(UserError):
             self._unload()
         for place in (self._own, self._files):
@@ -179,6 +182,20 @@ class VLLMServerEngine:
 
     # -- weights -------------------------------------------------------------------------------
 
+    def _write(self, model: Any) -> bool:
+        """Write the weights, or the adapter that is switched on; False if none is."""
+        assert self._files is not None
+        try:
+            if self._backend.main:
+                self._files.mkdir(parents=True)
+            written = _write_adapter if self._adapters else _write_weights
+            return written(model, self._files if self._backend.main else None)
+        except Exception as error:
+            raise UserError(
+                f"engine.weights: the weights cannot be written to {self._place}: "
+                f"{one_line(str(error))[:200]}"
+            ) from None
+
     def _push(self) -> None:
         """Let the server take what was written last."""
         server = self._server
@@ -190,7 +207,7 @@ class VLLMServerEngine:
         else:
             # A name of its own each time: the server keeps what it has cached by name.
             self._pushes += 1
-            name = f"resd-{self._files.name}-{self._pushes}"
+            name = f"resd-{self._files.name}-{self._backend.rank}.{self._pushes}"
             body = {"lora_name": name, "lora_path": str(self._files)}
             server.post("/v1/load_lora_adapter", body)
             self._unload()
@@ -222,20 +239,6 @@ class VLLMServerEngine:
             return str(self._server.get("/weight_info")["weight_version"])
         except (ServerError, LookupError, TypeError):
             return None
-
-    def _write_adapter(self, model: Any, place: Path) -> bool:
-        """Save the adapter that is switched on; False if none is."""
-        from peft.tuners.lora import LoraLayer
-
-        layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        if all(layer.disable_adapters for layer in layers):
-            return False
-        (name,) = model.active_adapters
-        model.save_pretrained(place, selected_adapters=[name], save_embedding_layers=False)
-        if name != "default":  # peft puts others into a directory of their name
-            for file in (place / name).iterdir():
-                file.rename(place / file.name)
-        return True
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -275,8 +278,47 @@ class VLLMServerEngine:
         return self._reader.read(request, ids, log_probs)
 
 
-def _write_weights(model: Any, place: Path) -> bool:
-    """All weights as a checkpoint, in files that need not fit into memory together."""
+def _write_adapter(model: Any, place: Path | None) -> bool:
+    """Save the adapter that is switched on; False if none is. `place` as for `_write_weights`."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if all(layer.disable_adapters for layer in layers):
+        return False
+    (name,) = model.active_adapters
+    state = {
+        key: whole_tensor(tensor.detach())
+        for key, tensor in model.state_dict().items()
+        if ".lora_" in key
+    }
+    if place is None:
+        return True
+    model.save_pretrained(
+        place, selected_adapters=[name], save_embedding_layers=False, state_dict=state
+    )
+    if name != "default":  # peft puts others into a directory of their name
+        for file in (place / name).iterdir():
+            file.rename(place / file.name)
+    return True
+
+
+def _write_weights(model: Any, place: Path | None) -> bool:
+    """All weights as a checkpoint, in files that need not fit into memory together.
+
+    Args:
+        model: the student or a teacher; all processes that share it take part.
+        place: a directory; None for a process that only takes part.
+    """
+    named = whole_weights(model)
+    try:
+        if place is not None:
+            _write_files(named, place)
+    finally:
+        deque(named, maxlen=0)  # another process may still wait for this one's part
+    return True
+
+
+def _write_files(named: Iterator[tuple[str, torch.Tensor]], place: Path) -> None:
     from safetensors.torch import save_file
 
     held: dict[str, torch.Tensor] = {}
@@ -288,7 +330,7 @@ def _write_weights(model: Any, place: Path) -> bool:
         save_file(held, str(place / f"model-{files:05}.safetensors"))
         held, size = {}, 0
 
-    for name, tensor in whole_weights(model):
+    for name, tensor in named:
         # Tied weights stand in the files under each of their names: see `whole_weights`.
         held[name] = tensor.detach().to("cpu", copy=True).contiguous()
         size += tensor.nbytes
@@ -296,10 +338,11 @@ def _write_weights(model: Any, place: Path) -> bool:
             flush()
     if held:
         flush()
-    return True
 
 
-def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMServerEngine:
+def _make(
+    config: RunConfig, model: Any, tokenizer: Any, context: int, backend: Backend
+) -> VLLMServerEngine:
     return VLLMServerEngine(
         model,
         tokenizer,
@@ -308,6 +351,7 @@ def _make(config: RunConfig, model: Any, tokenizer: Any, context: int) -> VLLMSe
         max_context=context,
         place=config.engine.weights,
         adapters=bool(config.engine.adapters) and has_adapters(model),
+        backend=backend,
     )
 
 

@@ -134,11 +134,6 @@ def check_processes(config: RunConfig, number: int) -> None:
             )
     if number == 1:
         return
-    if config.engine.kind != "hf":
-        raise UserError(
-            f"engine.kind {config.engine.kind} works in one process so far, and torchrun started "
-            f"{number}: leave it out, or start one process"
-        )
     if config.train.optimizer != "adamw":
         raise UserError(
             f"train.optimizer {config.train.optimizer} rounds each shard by random numbers of its "

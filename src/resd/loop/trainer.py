@@ -74,7 +74,7 @@ class Trainer:
         self.student = Student(config.model, setup.tokenizer, self.backend, self.view.warn)
         self.model = self.student.model
         self._own_engine = (
-            make_engine(config, self.model, setup.tokenizer, setup.context)
+            make_engine(config, self.model, setup.tokenizer, setup.context, self.backend)
             if engine is None
             else None
         )

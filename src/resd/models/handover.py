@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from resd.backend.tensors import whole_tensor
 from resd.models.lora import each_merged_weight, has_adapters
 from resd.models.wrapped import bare
 
@@ -24,13 +25,16 @@ def whole_weights(model: Any) -> Iterator[Named]:
     that keeps packed copies would go on with an old head if it were named by its embedding alone.
     Experts that `transformers` keeps fused come one by one, as in the files.
 
+    Weights that are spread over several processes are gathered one at a time: all of them iterate
+    together.
+
     Args:
         model: the student or a teacher; an adapter that is switched off is left out.
     """
     base = bare(model)
     named = each_merged_weight(model) if has_adapters(model) else _state(model)
     for _, layer in groupby(named, key=lambda item: _layer(item[0])):
-        yield from _as_in_files(base, layer)
+        yield from _as_in_files(base, ((name, whole_tensor(tensor)) for name, tensor in layer))
 
 
 def _state(model: Any) -> Iterator[Named]:
