@@ -248,7 +248,9 @@ class Plan:
             attempts.append(attempt)
             problems += self.ended_wrongly(attempt, at, (run / "done.json").exists())
         problems += differences(self.whole, snapshot(run))
-        lost, allowed = steps_lost(attempts), self.plan["settings"].get("checkpoint.every", 1) - 1
+        settings = self.plan["settings"]
+        lost, allowed = steps_lost(attempts), settings.get("checkpoint.every", 1) - 1
+        allowed += settings["checkpoint.background"]  # it was being written
         if lost > allowed:
             problems.append(f"lost {lost} steps: {[attempt.steps for attempt in attempts]}")
         if not problems:

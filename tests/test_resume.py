@@ -102,6 +102,12 @@ class TestKilledOtherwise:
         )
 
 
+    @pytest.mark.slow
+    def test_resumptions_from_what_is_written_in_the_background(self, carry_out: CarryOut) -> None:
+        over = {"checkpoint__background": True}
+        carry_out(plan(spread(12), **over), plan([[0.3, 0.2], [0.7, 0.1]], "sdpo", **over))
+
+
 class TestDiskFull:
     def test_at_writes(self, carry_out: CarryOut) -> None:
         """One line, exit code 2, and the run goes on from there once there is room."""
