@@ -86,4 +86,3 @@ def growing_cache(config: Any) -> DynamicCache | None:
         elif type(layer) not in as_they_are:
             return None
     return cache
-

@@ -13,12 +13,14 @@ import torch
 from transformers import GenerationMixin
 
 from resd.engines.base import Request, left_pad
-from resd.engines.cache import growing_cache
+from resd.engines.cache import GrowingLayer, growing_cache
 from resd.engines.choice import SeededChoice
-from resd.models.wrapped import bare, is_wrapped
+from resd.models.wrapped import bare, forward_extras, is_wrapped
 
 # Rows that have ended are left out once they are so large a share: that copies the others' cache.
 _ENDED = 0.25
+# What prompts begin with in common is read once if it has so many tokens.
+_SHARED = 32
 # What a model class may do in its own way when it generates.
 _OWN_WAYS = (
     "generate",
@@ -27,21 +29,28 @@ _OWN_WAYS = (
     "_prepare_position_ids_for_generation",
     "_update_model_kwargs_for_generation",
 )
+# Image-text models whose own ways are about images alone.
+_TRIED = (
+    "Gemma3ForConditionalGeneration",
+    "Gemma4ForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3VLForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration",
+)
 
 
 def why_not(model: Any) -> str | None:
     """Why this loop cannot drive a model; None if it can."""
     base = bare(model)
-    if is_wrapped(base):
-        return "it takes images too"
-    for name in _OWN_WAYS:
-        if getattr(type(base), name, None) is not getattr(GenerationMixin, name, None):
-            return f"it has its own {name}"
-    names = inspect.signature(base.forward).parameters
-    if not {"position_ids", "attention_mask"} <= names.keys() or not {
-        "cache",
-        "past_key_values",
-    } & names.keys():
+    if type(base).__name__ not in _TRIED:
+        if is_wrapped(base):
+            return "it takes images too, and was not tried"
+        for name in _OWN_WAYS:
+            if getattr(type(base), name, None) is not getattr(GenerationMixin, name, None):
+                return f"it has its own {name}"
+    names = inspect.signature(base.forward).parameters.keys()
+    if not {"position_ids", "attention_mask"} <= names or not {"cache", "past_key_values"} & names:
         return "its forward pass takes no positions or no cache"
     if growing_cache(base.config) is None:
         return "a layer of its cache is of an unknown kind"
@@ -71,10 +80,9 @@ def decode(
     # The same prompt is read once.
     prompts = {request.prompt_ids: None for request in requests}
     numbers = {prompt: i for i, prompt in enumerate(prompts)}
-    ids, mask = (t.to(device) for t in left_pad(list(prompts), pad))
-    logits = step(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0))
-    rows = torch.tensor([numbers[request.prompt_ids] for request in requests], device=device)
+    logits, mask = _read(step, list(prompts), pad, device)
     if len(prompts) < len(requests):
+        rows = torch.tensor([numbers[request.prompt_ids] for request in requests], device=device)
         logits, mask = logits[rows], mask[rows]
         step.keep(rows)
     choice = SeededChoice(requests, device)
@@ -82,9 +90,8 @@ def decode(
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
     done = [False] * len(requests)
     position = mask.sum(-1, keepdim=True)
-    padded = not bool(mask.all())
+    padded, width = not bool(mask.all()), mask.shape[1]
     mask = torch.cat([mask, mask.new_ones(len(live), max(limits))], dim=-1)
-    width = ids.shape[1]
     for place in range(max(limits)):
         tokens, log_probs = choice.choose(logits, place)
         for i, token, log_prob in zip(live, tokens.tolist(), log_probs.tolist(), strict=True):
@@ -109,12 +116,41 @@ def decode(
         position = position + 1
 
 
+def _read(
+    step: _Step, prompts: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read prompts, and what all of them begin with once.
+
+    Returns:
+        Logits [B, V] of the first token, and the mask [B, T] of what was read.
+    """
+    low, high = min(prompts), max(prompts)  # what these two share, all others share
+    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    shared = min(shared, len(low) - 1)  # the last token is read to see what follows
+    if len(prompts) == 1 or shared < _SHARED or not step.padding_anywhere:
+        shared = 0
+    ids, mask = (t.to(device) for t in left_pad([prompt[shared:] for prompt in prompts], pad))
+    positions = (mask.cumsum(-1) - 1).clamp(min=0) + shared
+    if shared:
+        begin = torch.tensor([prompts[0][:shared]], device=device)
+        step(begin, torch.ones_like(begin), torch.arange(shared, device=device)[None])
+        step.keep(torch.zeros(len(prompts), dtype=torch.long, device=device))
+        mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=-1)
+    return step(ids, mask, positions), mask
+
+
 class _Step:
-    """Forward passes of a model over its cache."""
+    """Forward passes of a model over its cache.
+
+    Attributes:
+        padding_anywhere: whether padding may stand between tokens: no layer counts how far back a
+            token lies, or carries a state from token to token.
+    """
 
     def __init__(self, base: Any) -> None:
         self._base = base
         self._cache: Any = growing_cache(base.config)
+        self.padding_anywhere = all(type(layer) is GrowingLayer for layer in self._cache.layers)
         names = inspect.signature(base.forward).parameters
         self._named = {
             "cache" if "cache" in names else "past_key_values": self._cache,
@@ -122,13 +158,15 @@ class _Step:
             "return_dict": True,
             **({"logits_to_keep": 1} if "logits_to_keep" in names else {}),
         }
+        self._kinds = tuple(forward_extras(base, torch.zeros(1, 1)))
 
     def __call__(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
     ) -> torch.Tensor:
         """Logits [B, V] of the next token after ids [B, N], whose mask [B, T] is of all tokens."""
+        extras = {kind: torch.zeros_like(ids) for kind in self._kinds}
         output = self._base(
-            input_ids=ids, attention_mask=mask, position_ids=positions, **self._named
+            input_ids=ids, attention_mask=mask, position_ids=positions, **extras, **self._named
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
