@@ -5,7 +5,7 @@ transformers' `DynamicCache` copies the keys and values of a layer for each toke
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import DynamicCache, cache_utils
@@ -18,6 +18,8 @@ _ROOM = 64
 class GrowingLayer(DynamicLayer):
     """Keys and values [B, H, T, D] at the front of a buffer that has room for more."""
 
+    keys: Any  # None at first, as transformers has it
+    values: Any
     _window: int | None = None  # tokens that are kept
     _buffers: tuple[Tensor, ...] = ()
     _end = 0  # of the tokens in the buffers
@@ -43,7 +45,7 @@ class GrowingLayer(DynamicLayer):
         self._end, self.keys, self.values = end, keys[:, :, first:end], values[:, :, first:end]
         return keys[:, :, begin:end], values[:, :, begin:end]
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         """Take rows, some perhaps several times."""
         super().reorder_cache(beam_idx)
         self._buffers = ()
@@ -80,7 +82,7 @@ def growing_cache(config: Any) -> DynamicCache | None:
     as_they_are = {getattr(cache_utils, "LinearAttentionLayer", None)}
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = GrowingLayer()
+            cache.layers[i] = cast(Any, GrowingLayer)()
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[i] = GrowingWindow(layer.sliding_window)
         elif type(layer) not in as_they_are:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import GenerationMixin
+from transformers import DynamicCache, GenerationMixin
 
 from resd.engines.base import Request, left_pad
 from resd.engines.cache import GrowingLayer, growing_cache
@@ -117,7 +117,7 @@ def decode(
 
 
 def _read(
-    step: _Step, prompts: Sequence[Sequence[int]], pad: int, device: torch.device
+    step: _Step, prompts: Sequence[tuple[int, ...]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Read prompts, and what all of them begin with once.
 
@@ -149,10 +149,10 @@ class _Step:
 
     def __init__(self, base: Any) -> None:
         self._base = base
-        self._cache: Any = growing_cache(base.config)
+        self._cache = cast(DynamicCache, growing_cache(base.config))
         self.padding_anywhere = all(type(layer) is GrowingLayer for layer in self._cache.layers)
         names = inspect.signature(base.forward).parameters
-        self._named = {
+        self._named: dict[str, Any] = {
             "cache" if "cache" in names else "past_key_values": self._cache,
             "use_cache": True,
             "return_dict": True,
@@ -173,4 +173,4 @@ class _Step:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Leave these rows of the cache, in this order."""
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(cast(Any, rows))
