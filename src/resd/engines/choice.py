@@ -15,21 +15,19 @@ from transformers import LogitsProcessor
 
 from resd.engines.base import Request
 
-# A nucleus is looked for among this many tokens first: sorting a whole vocabulary takes longer.
-_FEW = 1024
+# A nucleus is looked for among so many tokens first: sorting a whole vocabulary takes longer.
+_FEW = (64, 1024)
 
 
-class SeededChoice(LogitsProcessor):
-    """Leaves one token a row, so that the engine's greedy search takes it.
+class SeededChoice:
+    """Chooses a token for each of some requests, again and again.
 
     Args:
         requests: one a row.
-        width: tokens of the padded prompts.
         device: of the logits.
     """
 
-    def __init__(self, requests: Sequence[Request], width: int, device: torch.device) -> None:
-        self._width = width
+    def __init__(self, requests: Sequence[Request], device: torch.device) -> None:
         samplings = [request.sampling for request in requests]
         self._greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
         self._temperature = torch.tensor(
@@ -39,21 +37,50 @@ class SeededChoice(LogitsProcessor):
         longest = max(s.max_new_tokens for s in samplings)
         numbers = np.stack([_uniforms(request.seed, longest) for request in requests])
         self._uniforms = torch.from_numpy(numbers).to(device)
+
+    def keep(self, rows: Tensor) -> None:
+        """Leave these rows, in this order."""
+        self._greedy, self._temperature = self._greedy[rows], self._temperature[rows]
+        self._top_p, self._uniforms = self._top_p[rows], self._uniforms[rows]
+
+    def choose(self, logits: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """Tokens [B] and their log-probs [B], before temperature and nucleus.
+
+        Args:
+            logits: [B, V] of the next token.
+            place: tokens that each response has already.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
+        raw = logits.float().log_softmax(dim=-1)
+        best, chosen = raw.max(dim=-1, keepdim=True)
+        if not bool(best.isfinite().all()):
+            raise FloatingPointError("the logits are not finite")
+        if not bool(self._greedy.all()):
+            probs = (raw / self._temperature).softmax(dim=-1)
+            drawn = _draw(_nucleus(probs, self._top_p), self._uniforms[:, place, None])
+            chosen = torch.where(self._greedy[:, None], chosen, drawn)
+        return chosen[:, 0], raw.gather(-1, chosen)[:, 0]
+
+
+class ChoiceProcessor(LogitsProcessor):
+    """Leaves one token a row, so that the greedy search of `model.generate` takes it.
+
+    Args:
+        choice: of the rows.
+        width: tokens of the padded prompts.
+    """
+
+    def __init__(self, choice: SeededChoice, width: int) -> None:
+        self._choice, self._width = choice, width
         self._log_probs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Minus infinity [B, V] everywhere but at the chosen tokens."""
-        raw = scores.float().log_softmax(dim=-1)
-        if not bool(raw.max(dim=-1).values.isfinite().all()):
-            raise FloatingPointError("the logits are not finite")
-        chosen = raw.argmax(dim=-1, keepdim=True)
-        if not bool(self._greedy.all()):
-            place = input_ids.shape[1] - self._width
-            probs = (raw / self._temperature).softmax(dim=-1)
-            drawn = _draw(_nucleus(probs, self._top_p), self._uniforms[:, place, None])
-            chosen = torch.where(self._greedy[:, None], chosen, drawn)
-        self._log_probs.append(raw.gather(-1, chosen)[:, 0].cpu())
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+        chosen, log_probs = self._choice.choose(scores, input_ids.shape[1] - self._width)
+        self._log_probs.append(log_probs.cpu())
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
     def log_probs(self) -> list[list[float]]:
         """Log-probs of the chosen tokens, a list a row (see `Completion`)."""
@@ -73,11 +100,12 @@ def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
     """
     if bool((top_p >= 1.0).all()):
         return probs
-    few = probs.topk(min(_FEW, probs.shape[-1]), dim=-1).values
-    if bool((few.sum(dim=-1, keepdim=True) < top_p).any()):
-        few = probs.sort(dim=-1, descending=True).values
-    before = few.double().cumsum(dim=-1) - few
-    last = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
+    for number in (*_FEW, probs.shape[-1]):
+        few = probs.topk(min(number, probs.shape[-1]), dim=-1).values
+        sums = few.double().cumsum(dim=-1)
+        if bool((sums[:, -1:] >= top_p).all()):
+            break
+    last = (sums - few < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
     return torch.where(probs >= few.gather(-1, last), probs, 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +13,21 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokeni
 from resd.backend import Backend
 from resd.config import RunConfig
 from resd.engines.base import EngineKind, OnDone, Request, left_pad
-from resd.engines.choice import SeededChoice
+from resd.engines.choice import ChoiceProcessor, SeededChoice
 from resd.engines.completion import CompletionReader, check_room, diverged
+from resd.engines.decode import decode, why_not
 from resd.engines.tokens import embedding_rows, pad_token_id
+from resd.models.wrapped import bare
 from resd.types import Completion
+
+# Number of a request, the tokens that were chosen, their log-probs.
+_Row = tuple[int, list[int], list[float]]
 
 
 class HFEngine:
-    """`model.generate` over left-padded batches of similar length.
+    """Generates in left-padded batches of prompts of similar length.
+
+    A model that `decode` cannot drive goes through `model.generate`.
 
     Args:
         model: the student (or any model to sample from).
@@ -43,6 +51,7 @@ class HFEngine:
         self._batch_size = batch_size
         self._max_context = max_context
         self._reader = CompletionReader(model, tokenizer)
+        self._slow: dict[type, str | None] = {}
         self.pad_id = pad_token_id(tokenizer, self._reader.end_ids, embedding_rows(model))
 
     def sync(self, model: torch.nn.Module, version: str) -> None:
@@ -60,7 +69,7 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], on_done: OnDone | None = None
     ) -> list[Completion]:
-        """One completion for each request, in order; `on_done` hears of them batch by batch.
+        """One completion for each request, in order; `on_done` hears of them as they end.
 
         Raises:
             ValueError: a prompt fills the whole context.
@@ -73,38 +82,56 @@ class HFEngine:
         results: dict[int, Completion] = {}
         training = self._model.training
         self._model.eval()
+        batch = self._decoded if self._own_loop() else self._generated
         try:
             for start in range(0, len(order), self._batch_size):
                 chunk = order[start : start + self._batch_size]
-                done = self._batch([requests[i] for i in chunk])
-                results.update(zip(chunk, done, strict=True))
-                if on_done is not None:
-                    for i in sorted(chunk):
-                        on_done(i, results[i])
+                for i, ids, log_probs in batch([requests[i] for i in chunk]):
+                    results[chunk[i]] = self._reader.read(requests[chunk[i]], ids, log_probs)
+                    if on_done is not None:
+                        on_done(chunk[i], results[chunk[i]])
+        except FloatingPointError:
+            raise diverged() from None
         finally:
             self._model.train(training)
         return [results[i] for i in range(len(requests))]
 
-    def _batch(self, requests: Sequence[Request]) -> list[Completion]:
+    def _own_loop(self) -> bool:
+        kind = type(bare(self._model))
+        if kind not in self._slow:
+            self._slow[kind] = why_not(self._model)
+            if self._slow[kind] is not None:
+                warnings.warn(
+                    f"{kind.__name__} generates by transformers' own loop, which is slower: "
+                    f"{self._slow[kind]}",
+                    stacklevel=3,
+                )
+        return self._slow[kind] is None
+
+    def _decoded(self, requests: Sequence[Request]) -> Iterator[_Row]:
+        limits = [
+            min(request.sampling.max_new_tokens, self._max_context - len(request.prompt_ids))
+            for request in requests
+        ]
+        return decode(self._model, requests, limits, set(self._reader.end_ids), self.pad_id)
+
+    def _generated(self, requests: Sequence[Request]) -> Iterator[_Row]:
         ids, mask = left_pad([request.prompt_ids for request in requests], self.pad_id)
         device, width = self._model.device, ids.shape[1]
         longest = max(request.sampling.max_new_tokens for request in requests)
-        choice = SeededChoice(requests, width, device)
+        choice = ChoiceProcessor(SeededChoice(requests, device), width)
         config = self._config(min(longest, self._max_context - width))
-        try:
-            with _only(config, self._model):
-                output = self._model.generate(
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    generation_config=config,
-                    logits_processor=LogitsProcessorList([choice]),
-                    # Processes have all the weights here, and generate different lengths.
-                    synced_gpus=False,
-                )
-        except FloatingPointError:
-            raise diverged() from None
-        rows = zip(requests, output[:, width:].tolist(), choice.log_probs(), strict=True)
-        return [self._reader.read(request, row, log_probs) for request, row, log_probs in rows]
+        with _only(config, self._model):
+            output = self._model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([choice]),
+                # Processes have all the weights here, and generate different lengths.
+                synced_gpus=False,
+            )
+        rows = zip(output[:, width:].tolist(), choice.log_probs(), strict=True)
+        yield from ((i, *row) for i, row in enumerate(rows))
 
     def _config(self, limit: int) -> GenerationConfig:
         return GenerationConfig(
