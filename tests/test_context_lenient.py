@@ -157,6 +157,7 @@ YAML: dict[str, tuple[str, Any]] = {
     "literal with a width": ("a: |2\n  x\n  y", {"a": "x\ny"}),
     "JSON": ('a: {"b": [1,\n  2]}\nc: [x, y]', {"a": {"b": [1, 2]}, "c": ["x", "y"]}),
     "quotes": ("a: \"x\\ny\" # z\nb: 'x\\ny'", {"a": "x\ny", "b": "x\\ny"}),
+    "quotes in a comment": ('a: "x" # not "y".', {"a": "x"}),
     "an apostrophe": ("a: 'tis so\nb: \"", {"a": "'tis so", "b": '"'}),
     "comments": ("# one\na: x # two\n  # three\nb: # four\n  y", {"a": "x", "b": "y"}),
     "no comment": ("a: x#y\nb: C# is", {"a": "x#y", "b": "C# is"}),

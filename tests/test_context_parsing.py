@@ -203,6 +203,13 @@ def test_what_is_lost_is_counted(output, operations, rejected, problem):
     assert "\n" not in curation.problem
 
 
+def test_lists_that_nothing_parts_count_together_in_their_order():
+    lists = [json.dumps({"operations": [{**ADD, "content": f"lesson {n}"}]}) for n in range(4)]
+    curation = parse_curation("\n".join(lists))
+    assert [o.content for o in curation.operations] == [f"lesson {n}" for n in range(4)]
+    assert not curation.rejected
+
+
 def test_operations_beyond_the_sixteenth_are_refused():
     many = [{**ADD, "content": f"lesson {i}"} for i in range(20)]
     curation = parse_curation(json.dumps({"operations": many}))
