@@ -217,6 +217,23 @@ def test_operations_beyond_the_sixteenth_are_refused():
     assert curation.rejected == {"operation_too_many": 4}
 
 
+@pytest.mark.parametrize(("length", "dropped"), [(32_000, 0), (32_001, 1)])
+def test_of_a_long_output_the_end_counts(length, dropped):
+    text = "x" * (length - len(ONE)) + ONE
+    curation = parse_curation(text)
+    assert curation.operations == (ADDED,)
+    assert curation.rejected["curation_too_long"] == dropped
+
+
+def test_as_many_ids_as_an_operation_needs():
+    many = [f"err-{n:05d}" for n in range(1, 21)]
+    for op, most in (("UPDATE", 1), ("MERGE", 16), ("REMOVE", 16)):
+        for ids in (many, ", ".join(many)):
+            item = {"op": op, "content": "x y", "ids": ids}
+            operations = parse_curation(json.dumps({"operations": [item]})).operations
+            assert [i for o in operations for i in o.ids] == many[:most]
+
+
 A, B = "err-00001", "sai-00002"
 
 
