@@ -194,6 +194,9 @@ def test_paths_are_no_names_for_mlflow(name: str) -> None:
 def test_plain_names_for_mlflow_stay() -> None:
     names = {"rollout/passed": 1.0, "eval/mean@4": 2.0}
     assert mlflow_names(names) == {"rollout/passed": 1.0, "eval/mean_at_4": 2.0}
+    odd = mlflow_names({"_@": 1.0, "\xe9@": 2.0, "!@": 3.0})
+    assert len(odd) == 3
+    assert odd["__at_"] == 1.0
 
 
 PROGRAM = """
