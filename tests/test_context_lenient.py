@@ -177,6 +177,10 @@ YAML: dict[str, tuple[str, Any]] = {
 }
 
 
+def test_hundreds_of_lines_of_yaml() -> None:
+    assert read_yaml("a:\n" + "  - x\n" * 300, {"a"}) == {"a": ["x"] * 300}
+
+
 @pytest.mark.parametrize("shape", YAML)
 def test_what_yaml_is(shape: str) -> None:
     text, value = YAML[shape]
