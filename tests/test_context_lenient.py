@@ -272,6 +272,11 @@ def test_a_tag_in_quotes_is_spoken_of_wherever_it_stands(quote: str) -> None:
     assert without_thinking('"</think>` {"a": 1}') == ('` {"a": 1}', False)
 
 
+def test_a_quote_before_any_json_holds_no_tag() -> None:
+    text = 'I note: "so\n<think>a</think> {"x": 1}'
+    assert without_thinking(text) == (text.replace("<think>a</think>", ""), False)
+
+
 def test_a_broken_string_ends_at_thinkings_tag() -> None:
     text = 'so: {"a": "b, then</think>\n{"c": 1}<think>x'
     close, again = text.index("</"), text.index("<think")

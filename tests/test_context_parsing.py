@@ -207,7 +207,6 @@ def test_lists_that_nothing_parts_count_together_in_their_order():
     lists = [json.dumps({"operations": [{**ADD, "content": f"lesson {n}"}]}) for n in range(4)]
     curation = parse_curation("\n".join(lists))
     assert [o.content for o in curation.operations] == [f"lesson {n}" for n in range(4)]
-    assert not curation.rejected
 
 
 def test_operations_beyond_the_sixteenth_are_refused():
@@ -219,8 +218,7 @@ def test_operations_beyond_the_sixteenth_are_refused():
 
 @pytest.mark.parametrize(("length", "dropped"), [(32_000, 0), (32_001, 1)])
 def test_of_a_long_output_the_end_counts(length, dropped):
-    text = "x" * (length - len(ONE)) + ONE
-    curation = parse_curation(text)
+    curation = parse_curation("x" * (length - len(ONE)) + ONE)
     assert curation.operations == (ADDED,)
     assert curation.rejected["curation_too_long"] == dropped
 
