@@ -218,3 +218,10 @@ def carry_over(update: PolicyUpdate, place: Path) -> Callable[[PolicyUpdate], No
         other.method.load_tensors(tensors["method"])
 
     return restore
+
+
+def smallest() -> Any:
+    """As small as a language model can be."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=4, n_layer=1, n_head=1, n_positions=8))

@@ -42,6 +42,9 @@ def model(kind: str, **over: Any) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings, **over)).eval()
 
 
+ONE = torch.ones(())
+
+
 class Matrix(torch.nn.Linear):
     @property
     def weights(self) -> list[Tensor]:
@@ -86,7 +89,7 @@ def test_what_needs_no_gradient_gets_none() -> None:
     hidden = torch.randn(3, 4, requires_grad=True)
     chunked_loss(hidden, head, lambda logits, span: logits.logsumexp(-1).sum(), 2).backward()
     assert hidden.grad is not None and head.weight.grad is None
-    chunked_loss(torch.randn(3, 4), head, lambda logits, span: logits.sum(), 2)
+    assert chunked_loss(torch.randn(3, 4), head, lambda logits, span: len(logits) * ONE, 2) == 3.0
     trained = Matrix(4, 6)
     chunked_loss(torch.randn(3, 4), trained, lambda logits, span: logits.sum(), 2).backward()
     assert trained.weight.grad is not None
@@ -104,9 +107,51 @@ def test_never_more_logits_than_a_chunk() -> None:
     assert seen == [(4, 6), (4, 6), (3, 6)]
 
 
-@pytest.mark.parametrize(("hidden", "size"), [(torch.zeros(2, 3, 4), 1), (torch.zeros(2, 4), 0)])
-def test_bad_arguments(hidden: Tensor, size: int) -> None:
-    with pytest.raises(ValueError, match=r"hidden must be|size must be"):
+def test_chunks_and_weights_that_a_loss_does_not_use() -> None:
+    """The first chunk has no gradient, the second none to the hidden states, the third both."""
+    head, hidden = Matrix(4, 6), torch.ones(3, 4, requires_grad=True)
+
+    def per_chunk(logits: Tensor, span: slice) -> Tensor:
+        return [ONE, 2.0 * head.weight.sum(), 3.0 * logits.sum()][span.start]
+
+    chunked_loss(hidden, head, per_chunk, 1).backward()
+    assert hidden.grad is not None and head.weight.grad is not None
+    assert torch.equal(hidden.grad[:2], torch.zeros(2, 4))
+    assert torch.allclose(hidden.grad[2], 3.0 * head.weight.sum(0))
+    assert torch.equal(head.weight.grad, torch.full((6, 4), 5.0))
+
+    class Tied(Matrix):
+        @property
+        def weights(self) -> list[Tensor]:
+            return [spare, self.weight]
+
+    spare, tied = torch.ones(2, requires_grad=True), Tied(4, 6)
+    chunked_loss(hidden, tied, lambda logits, span: logits.sum(), 2).backward()
+    assert spare.grad is not None and tied.weight.grad is not None
+    assert spare.grad.tolist() == [0.0, 0.0]
+    assert torch.equal(tied.weight.grad, torch.full((6, 4), 3.0))
+
+
+def test_it_can_be_differentiated_once() -> None:
+    hidden = torch.randn(3, 4, requires_grad=True)
+    loss = chunked_loss(hidden, Matrix(4, 6), lambda logits, span: logits.exp().sum(), 2)
+    (grad,) = torch.autograd.grad(loss * loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="the chunked loss can be differentiated once"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "size", "said"),
+    [
+        (torch.zeros(2, 3, 4), 1, r"hidden must be \[N, D\], got \(2, 3, 4\)"),
+        (torch.zeros(4), 1, "hidden must be"),
+        (torch.zeros(2, 4), 0, "size must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(hidden: Tensor, size: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         chunked_loss(hidden, Matrix(4, 6), lambda logits, span: logits.sum(), size)
 
 

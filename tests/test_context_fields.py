@@ -2,7 +2,7 @@
 
 import pytest
 
-from resd.context.fields import as_id, as_section, is_id
+from resd.context.fields import as_id, as_section, ids_in, is_id
 from resd.context.playbook import SECTIONS
 
 
@@ -50,3 +50,9 @@ def test_what_is_one_id():
         assert is_id(value), value
     for value in ("", "the end", "err-", "all but sai-00012", "a" * 38 + "-1", 12, None, ["sai-1"]):
         assert not is_id(value), value
+
+
+def test_ids_of_a_text():
+    assert ids_in("[SAI-1] and err 2,") == ["sai-00001", "err-00002"]
+    assert ids_in("`ERR-2`") == ["err-00002"]
+    assert ids_in("as err-00002 says") == ["as err-00002 says"]  # no id, so it names no entry

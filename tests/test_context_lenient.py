@@ -157,6 +157,7 @@ YAML: dict[str, tuple[str, Any]] = {
     "literal with a width": ("a: |2\n  x\n  y", {"a": "x\ny"}),
     "JSON": ('a: {"b": [1,\n  2]}\nc: [x, y]', {"a": {"b": [1, 2]}, "c": ["x", "y"]}),
     "quotes": ("a: \"x\\ny\" # z\nb: 'x\\ny'", {"a": "x\ny", "b": "x\\ny"}),
+    "quotes in a comment": ('a: "x" # not "y".', {"a": "x"}),
     "an apostrophe": ("a: 'tis so\nb: \"", {"a": "'tis so", "b": '"'}),
     "comments": ("# one\na: x # two\n  # three\nb: # four\n  y", {"a": "x", "b": "y"}),
     "no comment": ("a: x#y\nb: C# is", {"a": "x#y", "b": "C# is"}),
@@ -174,6 +175,10 @@ YAML: dict[str, tuple[str, Any]] = {
     "no such key": ("b: x", None),
     "empty": ("", None),
 }
+
+
+def test_hundreds_of_lines_of_yaml() -> None:
+    assert read_yaml("a:\n" + "  - x\n" * 300, {"a"}) == {"a": ["x"] * 300}
 
 
 @pytest.mark.parametrize("shape", YAML)
@@ -265,6 +270,11 @@ def test_a_tag_in_quotes_is_spoken_of_wherever_it_stands(quote: str) -> None:
     ):
         assert without_thinking(text) == (text, False)
     assert without_thinking('"</think>` {"a": 1}') == ('` {"a": 1}', False)
+
+
+def test_a_quote_before_any_json_holds_no_tag() -> None:
+    text = 'I note: "so\n<think>a</think> {"x": 1}'
+    assert without_thinking(text) == (text.replace("<think>a</think>", ""), False)
 
 
 def test_a_broken_string_ends_at_thinkings_tag() -> None:

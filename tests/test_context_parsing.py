@@ -203,11 +203,33 @@ def test_what_is_lost_is_counted(output, operations, rejected, problem):
     assert "\n" not in curation.problem
 
 
+def test_lists_that_nothing_parts_count_together_in_their_order():
+    lists = [json.dumps({"operations": [{**ADD, "content": f"lesson {n}"}]}) for n in range(4)]
+    curation = parse_curation("\n".join(lists))
+    assert [o.content for o in curation.operations] == [f"lesson {n}" for n in range(4)]
+
+
 def test_operations_beyond_the_sixteenth_are_refused():
     many = [{**ADD, "content": f"lesson {i}"} for i in range(20)]
     curation = parse_curation(json.dumps({"operations": many}))
     assert [o.content for o in curation.operations] == [f"lesson {i}" for i in range(16)]
     assert curation.rejected == {"operation_too_many": 4}
+
+
+@pytest.mark.parametrize(("length", "dropped"), [(32_000, 0), (32_001, 1)])
+def test_of_a_long_output_the_end_counts(length, dropped):
+    curation = parse_curation("x" * (length - len(ONE)) + ONE)
+    assert curation.operations == (ADDED,)
+    assert curation.rejected["curation_too_long"] == dropped
+
+
+def test_as_many_ids_as_an_operation_needs():
+    many = [f"err-{n:05d}" for n in range(1, 21)]
+    for op, most in (("UPDATE", 1), ("MERGE", 16), ("REMOVE", 16)):
+        for ids in (many, ", ".join(many)):
+            item = {"op": op, "content": "x y", "ids": ids}
+            operations = parse_curation(json.dumps({"operations": [item]})).operations
+            assert [i for o in operations for i in o.ids] == many[:most]
 
 
 A, B = "err-00001", "sai-00002"

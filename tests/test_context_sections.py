@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import resd.tasks.lab
 from resd.context import ContextBudgets, Entry, PromptBuilder, Reflection, Sections, Templates
+from resd.context.headings import line_guard
 from resd.types import Example
 
 NAMES = ("teacher", "reflect", "curate", "review")
@@ -330,3 +331,18 @@ def test_a_megabyte_is_cut_before_it_is_read(unit):
     read.clear()
     build.reflect(EXAMPLE, Sections(trial=text, feedback=text))
     assert sum(read) == 0
+
+
+def test_what_a_template_says_of_one_section_that_is_missing():
+    def render(question, **given):
+        missing = [name for name in ("trial", "feedback", "playbook") if name not in given]
+        form = '{"a": "x"}\n"b"\n'
+        return (
+            f"{form}Only {missing[0]} is missing\nTrial: {question}" if len(missing) == 1 else form
+        )
+
+    guard = line_guard([render])
+    for line in ("only FEEDBACK is missing", "Trial: x", "trial **: x", "# TRIAL :"):
+        assert guard(line) == f"> {line}"
+    for line in ('{"a": "x"}', '"b"', "Only both are missing", "a trial: x", "> Trial: x"):
+        assert guard(line) == line

@@ -51,6 +51,11 @@ def test_same_lesson(a, b, same):
     assert same_lesson(a, b, 1) is (significant_words(a) == significant_words(b))
 
 
+def test_lessons_that_are_just_as_alike_as_it_takes():
+    assert same_lesson("alpha", "alpha beta gamma", 0.5)  # two words of four have a twin
+    assert not same_lesson("alpha", "alpha beta gamma", 0.51)
+
+
 def test_very_long_lessons_are_the_same_only_word_for_word():
     long = "x y " * 400
     assert same_lesson(long, "the " + long, 0.9)

@@ -100,7 +100,9 @@ def test_a_template_may_include_another(tmp_path):
 
 def test_a_template_is_trimmed_but_not_its_question(tmp_path):
     (tmp_path / "teacher.jinja").write_text("\n\n  {{ question }}\n\n {{ trial }} \n\n")
+    (tmp_path / "review.jinja").write_text("\n\n  again! \n\n")
     templates = Templates([tmp_path])
+    assert templates.render("review", " q \n") == "again!"
     assert templates.render("teacher", " q \n") == " q \n"
     assert templates.render("teacher", " q \n", trial="t") == " q \n\n\n t"
     assert templates.render("teacher", "", trial="t") == "t"

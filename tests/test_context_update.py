@@ -236,6 +236,22 @@ def test_a_retry_never_outgrows_the_prompt_limit() -> None:
     assert report.counts["reflection_again_too_long"] == 1
 
 
+@pytest.mark.parametrize("room", [0, -1])
+def test_a_retry_may_fill_the_prompt_limit_and_shows_no_more_of_an_output(room: int) -> None:
+    write = Scripted(reflection=["x" * 5000], reflection_again=[None])
+    made, report = fakes.method("resd", write, retry_unparsed=True), StepReport()
+    made.services.builder.max_tokens = 100_000
+    made.learn([rollout()], report)
+    (asked,) = [item.prompt for kind, _, item in write.asked if kind == "reflection_again"]
+    assert asked[-2]["content"] == "x" * 4000
+    assert report.counts["reflection_asked_again"] == 1
+    assert report.counts["reflection_mended"] == 0
+    made.services.builder.max_tokens = len(made.services.encode(asked)) + room
+    write.answers["reflection"], report = ["x" * 5000], StepReport()
+    made.learn([rollout()], report)
+    assert report.counts["reflection_again_too_long"] == -room
+
+
 def test_a_prompt_that_cannot_fit_is_counted() -> None:
     write = Scripted(reflection=lambda text: reflection())
     made = fakes.method("resd", write)

@@ -1,4 +1,4 @@
-"""Before a model is loaded: adapters, attention, memory, disk; the dry run; one step measured."""
+"""Before a model is loaded: adapters, attention, memory, disk; the dry run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from bad_input import Capture, Words
 
 from resd.cli import main
 from resd.config import RunConfig, load_config
-from resd.loop import calibrate
 from resd.models import check
 from resd.models.memory import Memory
 from resd.runs.disk import disk
@@ -188,25 +187,6 @@ def bytes_of(place: Path) -> int:
     plain = (".json", ".jinja", ".txt", ".md")
     files = [file for file in place.rglob("*") if file.is_file() and file.suffix not in plain]
     return sum(file.stat().st_size for file in files)
-
-
-def test_one_step_is_measured(tiny_model: Path, tmp_path: Path) -> None:
-    words = tiny.settings(tiny_model, tmp_path / "run", "resd")
-    found = calibrate.calibrate(load_config(None, list(words.items())))
-    assert found.stand_in == ""
-    assert found.steps == 4
-    assert found.row["time/step_s"] > 0
-    assert found.row["step"] == 1
-    assert "4 steps like it take" in str(found)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_stand_in_says_that_it_is_one(tmp_path: Path) -> None:
-    words = tiny.settings(Path("Qwen/Qwen3-30B-A3B-Thinking-2507"), tmp_path / "run", "resd")
-    found = calibrate.calibrate(load_config(None, list(words.items())))
-    assert "not on this machine" in found.stand_in
-    assert "nothing is known of the run's time" in str(found)
-    assert "hours" not in str(found)
 
 
 # The other cases of the benchmark stand in LOG.md.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import fakes
@@ -12,7 +13,8 @@ from fakes import rollout
 
 from resd.context import Entry, Playbook, Reflection, Sections
 from resd.methods.base import Notes, StepReport, Tokens
-from resd.types import Rollout, TrainingSample
+from resd.methods.distillation import peer_solution
+from resd.types import Outcome, Rollout, TrainingSample
 
 DISTILLATION = ("resd", "sdpo", "sdpo_ss")
 LESSON = Entry("err-00001", "a lesson")
@@ -127,6 +129,21 @@ def test_resd_shows_a_success_playbook_and_solution_and_never_drops_it() -> None
     assert seen(off, batch) == [Sections([LESSON], solution=r.answer) for r in batch]
 
 
+def test_the_solution_of_a_success_is_the_buffers_then_its_own_then_a_peers() -> None:
+    own, silent = rollout(answer="right", passed=True), rollout(answer="", passed=True)
+    made = fakes.method("resd")
+    assert seen(made, [silent, own])[0] == Sections([], solution="right")
+    assert seen(made, [silent]) == [None]
+    made.solutions.add("one", "buffered")
+    assert seen(made, [silent, own]) == [Sections([], solution="buffered")] * 2
+    assert seen(fakes.method("sdpo_ss"), [silent, own])[0] == Sections(solution="right")
+
+
+def test_notes_of_another_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        samples(fakes.method("resd"), [rollout(), rollout()], [REFLECTION])
+
+
 def test_only_admitted_entries_reach_the_teacher() -> None:
     made = fakes.method("resd")
     candidate = Entry("err-00002", "a candidate", admitted=False)
@@ -191,10 +208,7 @@ def test_a_peer_is_drawn_at_random_from_those_of_the_same_example() -> None:
     others = [rollout("two", "another example's", passed=True), rollout(answer="", passed=True)]
 
     def drawn(seed: int) -> str:
-        made = fakes.method("sdpo")
-        (found, *_) = seen(made, [rollout(answer="b", seed=seed), *peers, *others])
-        assert found is not None
-        return found.solution
+        return peer_solution(rollout(answer="b", seed=seed), [*peers, *others])
 
     chosen = [drawn(seed) for seed in range(40)]
     assert set(chosen) == set(answers)
@@ -269,6 +283,16 @@ def test_grpo_leaves_out_what_the_environment_failed_on() -> None:
     assert advantages(batch, scale_rewards=False) == [0.5, None, -0.5]
 
 
+def test_grpo_learns_nothing_of_an_empty_response() -> None:
+    one = rollout(reward=1.0)
+    empty = replace(
+        one, completion=replace(one.completion, token_ids=()), outcome=Outcome(0, False)
+    )
+    found, report = samples(fakes.method("grpo"), [one, empty])
+    assert [sample is not None for sample in found] == [True, False]
+    assert report.counts["nothing_to_say"] == 1
+
+
 def test_grpo_clips_its_ratio_on_each_side_by_its_own_bound() -> None:
     """Of a ratio beyond its bound nothing is to be gained, and no gradient comes."""
     made = fakes.method("grpo", clip_low=0.2, clip_high=0.28)
@@ -295,6 +319,8 @@ def test_resd_remembers_playbook_and_solutions() -> None:
     assert files.keys() == {"playbook.json", "playbook.md"}
     assert all("a lesson" in text for text in files.values())
     assert "A title" in files["playbook.md"]
+    assert files["playbook.json"].startswith('{\n "')
+    assert files["playbook.json"].endswith("}\n")
 
 
 def test_the_playbook_is_judged_by_worlds_that_know_the_truth() -> None:
@@ -321,15 +347,15 @@ def test_a_method_that_remembers_nothing() -> None:
 
 def test_what_a_step_tells_of_the_playbook() -> None:
     made, report = with_lesson(), StepReport()
-    for number, admitted in enumerate([True, True, False, False], start=2):
+    for number, admitted in enumerate([True, True, True, False, False], start=2):
         entry = Entry(f"err-{number:05d}", f"lesson {number}", admitted=admitted)
         made.playbook.entries[entry.id] = entry
     made.solutions.add("one", "x")
     made._describe({LESSON.id}, report)
-    assert report.lesson == "lesson 3"
+    assert report.lesson == "lesson 4"
     tokens = report.metrics.pop("playbook/tokens")
     assert tokens == made.playbook.tokens() > 0
-    wanted = {"playbook/entries": 3.0, "playbook/candidates": 2.0, "solutions": 1.0}
+    wanted = {"playbook/entries": 4.0, "playbook/candidates": 2.0, "solutions": 1.0}
     assert report.metrics == wanted
     made._describe(set(made.playbook.entries), report)
     assert report.lesson == ""

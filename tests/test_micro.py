@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resd.loop.micro import micro_batches, padding
+from resd.loop.micro import Micro, micro_batches, padding
 from resd.types import TrainingSample
 
 SAMPLES = st.lists(
@@ -56,3 +56,47 @@ def test_a_long_batch_of_like_lengths_has_little_padding() -> None:
     micros = micro_batches(samples, [torch.ones(500)] * 32, 16384)
     assert padding(micros) < 0.1
     assert len(micros) <= 12
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "sizes"),
+    [
+        # what is free may be padding, to the token
+        ([(10, 1, 0), (1023, 1, 0)], 10_000, [2]),
+        ([(10, 1, 0), (10, 1, 0), (682, 1, 0)], 10_000, [2, 1]),
+        # beyond it, a tenth
+        ([(1199, 1, 0), (1499, 1, 0)], 10_000, [2]),
+        ([(1198, 1, 0), (1499, 1, 0)], 10_000, [1, 1]),
+        # the wider of the two passes has to fit, to the token
+        ([(9, 1, 0)] * 3, 30, [3]),
+        ([(9, 1, 0)] * 3, 29, [2, 1]),
+        ([(2, 1, 9)] * 2, 20, [2]),
+        ([(2, 1, 9)] * 2, 19, [1, 1]),
+        ([(9, 1, 2)] * 2, 19, [1, 1]),
+        # by both passes of a sample: 3 + 9 are fewer than 20
+        ([(19, 1, 0), (2, 1, 8)], 20, [1, 1]),
+    ],
+)
+def test_where_a_batch_is_cut(
+    lengths: list[tuple[int, int, int]], budget: int, sizes: list[int]
+) -> None:
+    samples = made(lengths)
+    weights = [torch.ones(len(s.response_ids)) for s in samples]
+    assert [len(m.samples) for m in micro_batches(samples, weights, budget)] == sizes
+
+
+def test_what_a_micro_batch_knows_of_its_tokens() -> None:
+    first = TrainingSample((1,), (2, 3), advantage=0.5, log_probs=(-1.0, -2.0))
+    second = TrainingSample((1,), (4,), advantage=-1.5, log_probs=(-3.0,))
+    weights = [torch.tensor([0.1, 0.2]), torch.tensor([0.3])]
+    micro = Micro.of([first, second], weights)
+    assert micro.sampler is not None
+    assert micro.sampler.tolist() == [-1.0, -2.0, -3.0]
+    assert micro.advantages.tolist() == [0.5, 0.5, -1.5]
+    assert micro.token_ids.tolist() == [2, 3, 4]
+    assert micro.weights.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    silent = TrainingSample((1,), (4,))
+    assert Micro.of([first, silent], weights).sampler is None
+    micro.old, micro.scores = torch.zeros(3), object()  # type: ignore[assignment]
+    idle = micro.without_weight()
+    assert (idle.old, idle.scores, idle.weights.tolist()) == (None, None, [0.0] * 3)

@@ -125,6 +125,7 @@ def test_a_block_that_drops_out_by_its_own_rate_does_not_under_checkpointing() -
             self.attention = torch.nn.Linear(2, 2)
             self.drop = torch.nn.Dropout(0.5)
             self.dropout = 0.5
+            self.scale, self.drop_names = 2.0, ["a"]
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.dropout(self.drop(x), self.dropout, self.training)
@@ -133,4 +134,56 @@ def test_a_block_that_drops_out_by_its_own_rate_does_not_under_checkpointing() -
     _without_dropout(block)
     assert block[0].training  # or it would not be checkpointed
     assert not block[0].attention.training
+    assert (block[0].scale, block[0].drop_names) == (2.0, ["a"])
     assert torch.equal(block(torch.ones(64)), torch.ones(64))
+
+
+# -- how far off is too far ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "warned"),
+    [
+        (torch.float32, 0.01, False),
+        (torch.float32, 0.0101, True),
+        (torch.float64, 0.01, False),
+        (torch.float64, 0.0101, True),
+        (torch.bfloat16, 0.1, False),
+        (torch.bfloat16, 0.101, True),
+        (torch.float32, math.nan, True),
+    ],
+)
+def test_how_far_the_sampler_may_be_off(dtype: torch.dtype, gap: float, warned: bool) -> None:
+    said: list[str] = []
+    update = fakes.policy_update(fakes.smallest().to(dtype), "grpo", warn=said.append)
+    update._check_ratio({"sampler_gap": gap / 2, "weight": 0.5})
+    assert len(said) == warned
+    update._check_ratio({"weight": 0.5})
+    assert len(said) == warned
+
+
+@pytest.mark.parametrize(
+    ("moved", "warned"), [(0.49, True), (0.5, False), (1.0, False), (2.0, False), (2.01, True)]
+)
+def test_how_far_the_weights_may_move(moved: float, warned: bool) -> None:
+    said: list[str] = []
+    update = fakes.policy_update(fakes.smallest(), "grpo", warn=said.append)
+    then, grad = torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, 0.0])
+    update._check_movement([(then - 0.25 * moved * grad, torch.stack([then, grad]))], 0.25)
+    assert len(said) == warned
+    update._check_movement([(then, torch.stack([then, 0.0 * grad]))], 0.25)
+    assert len(said) == warned  # nothing was to move
+    if moved == 0.49:
+        assert "by 49% of what the learning rate 2.5e-01 asks for" in said[0]
+
+
+def test_a_large_weight_is_looked_at_in_places() -> None:
+    update = fakes.policy_update(fakes.smallest(), "grpo")
+    sizes = (8191, 8192, 3 * 4096)
+    update.masters._wide = {str(n): torch.arange(float(n)) for n in sizes}
+    for weight in update.masters.weights.values():
+        weight.grad = 2.0 * weight
+    update.masters._wide["still"] = torch.ones(3)
+    found = [both for _, both in update._sampled_weights()]
+    assert [both.shape for both in found] == [(2, 8191), (2, 4096), (2, 4096)]
+    assert all(torch.equal(both[1], 2.0 * both[0]) for both in found)

@@ -101,7 +101,6 @@ class TestKilledOtherwise:
             plan([[0.55], [0.8, 0.1]], "grpo"),
         )
 
-
     @pytest.mark.slow
     def test_resumptions_from_what_is_written_in_the_background(self, carry_out: CarryOut) -> None:
         over = {"checkpoint__background": True}

@@ -101,6 +101,8 @@ def test_what_hangs_costs_one_response_each_and_holds_no_other() -> None:
         pairs("hang", "hang", "a", "slow", "hang", "ab"), lambda *done: told.append(done)
     )
     took = time.monotonic() - began
+    left = [thread for thread in threading.enumerate() if thread.name == "resd evaluate"]
+    assert left and all(thread.daemon for thread in left)  # they hold no process that ends
     world.hang.set()
     assert rewards(scores) == [None, None, 0.1, 0.4, None, 0.2]
     assert dict(scores.counts) == {"env_timeout": 3}

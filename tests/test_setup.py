@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -200,3 +201,20 @@ def test_closing_ends_the_processes() -> None:
     fields["scorer"] = SimpleNamespace(close=lambda: closed.append(1))
     setup.Setup(**fields).close()
     assert closed == [1]
+
+
+@pytest.mark.parametrize(
+    ("over", "alone", "together"),
+    [
+        ({}, "", ""),
+        ({"engine__kind": "vllm"}, "", "engine.kind vllm works in one process so far"),
+        ({"train__optimizer": "adamw_stochastic"}, "", "torchrun started 2 processes: use adamw"),
+        ({"method__teacher__offload": True}, "not built yet", "not built yet"),
+    ],
+)
+def test_what_has_never_run_in_several_processes(
+    over: dict[str, Any], alone: str, together: str
+) -> None:
+    for number, said in ((1, alone), (2, together)):
+        with pytest.raises(UserError, match=said) if said else nullcontext():
+            setup.check_processes(config(**over), number)

@@ -80,6 +80,10 @@ def restore(path: Path) -> tuple[Progress, Update, Method]:
     return restore_state(path, Local(), update, method), update, method  # type: ignore[arg-type]
 
 
+def test_a_run_begins_with_nothing() -> None:
+    assert Progress() == Progress(0, set(), [], Counter())
+
+
 def test_everything_comes_back(saved: Path) -> None:
     drawn = random.random(), np.random.rand(), torch.rand(1)
     progress, update, method = restore(saved)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resd.config import load_config
-from resd.loop.trackers import Trackers, _saved_ids, flat_settings, mlflow_names
+from resd.loop.trackers import Trackers, _saved_ids, flat_settings, make_tracker, mlflow_names
 
 CONFIG = load_config(None, [("model.path", "m")])
 
@@ -194,6 +195,58 @@ def test_paths_are_no_names_for_mlflow(name: str) -> None:
 def test_plain_names_for_mlflow_stay() -> None:
     names = {"rollout/passed": 1.0, "eval/mean@4": 2.0}
     assert mlflow_names(names) == {"rollout/passed": 1.0, "eval/mean_at_4": 2.0}
+    odd = mlflow_names({"_@": 1.0, "\xe9@": 2.0, "!@": 3.0})
+    assert len(odd) == 3
+    assert odd["__at_"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "positional", "named"),
+    [
+        ("tensorboard", "TensorBoardTracker", ("tensorboard", "{path}"), {}),
+        (
+            "wandb",
+            "WandBTracker",
+            ("resd",),
+            {"name": "a run", "id": "0123456789ab", "resume": "allow", "dir": "{path}"},
+        ),
+        (
+            "trackio",
+            "TrackioTracker",
+            ("resd",),
+            {"name": "a run-01234567", "resume": "allow", "embed": False},
+        ),
+        ("mlflow", "MLflowTracker", ("resd",), {"run_id": None, "run_name": "a run"}),
+    ],
+)
+def test_what_each_tracker_is_opened_with(
+    name: str,
+    kind: str,
+    positional: tuple[str, ...],
+    named: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Any] = []
+
+    class Tracker:
+        active_run = SimpleNamespace(info=SimpleNamespace(run_id="mlflow's own"))
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            opened.append((args, kwargs))
+
+        def start(self) -> None:
+            opened.append("started")
+
+    monkeypatch.setattr(f"accelerate.tracking.{kind}", Tracker)
+    (path := tmp_path / "a run").mkdir()
+    told = tuple(word.format(path=path) for word in positional)
+    wanted = {k: v.format(path=path) if isinstance(v, str) else v for k, v in named.items()}
+    assert isinstance(make_tracker(name, path, "0123456789ab"), Tracker)
+    assert opened == [(told, wanted), "started"]
+    if name == "mlflow":  # it gives the id, which is asked for on resume
+        make_tracker(name, path, "0123456789ab")
+        assert opened[2] == (told, {**wanted, "run_id": "mlflow's own"})
 
 
 PROGRAM = """

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 from resd.config import load_config
 from resd.loop.rollouts import UNFINISHED
 from resd.loop.setup import Setup, prepare
+from resd.loop.trackers import Trackers
 from resd.loop.trainer import Trainer
 from resd.loop.view import LiveView, PlainView
-from resd.runs import RunDirectory
+from resd.runs import RunDirectory, identity
 
 
 @dataclass
@@ -266,6 +267,21 @@ def test_a_response_without_an_answer_has_failed_and_is_shown_to_nobody(run: Mak
 
 
 # -- phases ---------------------------------------------------------------------------------------
+
+
+def test_trackers_know_the_run_by_its_id(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def trackers(names: Any, path: Path, config: Any, run_id: str, warn: Any) -> Any:
+        opened.append((list(names), run_id))
+        return Trackers([], path, config, run_id, warn=warn)
+
+    monkeypatch.setattr("resd.loop.trainer.Trackers", trackers)
+    monkeypatch.setattr("resd.loop.setup._check_trackers", lambda names: None)
+    done = run(None, train__steps=1, trackers=["wandb"])
+    known = identity.load(done.path)
+    assert known is not None
+    assert opened == [(["wandb"], known["id"])]
 
 
 def test_the_phases_of_a_step_stand_in_its_row(run: Make) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
@@ -174,7 +176,7 @@ def test_what_teaches_nothing_costs_no_forward_pass(make: Make, method: str) -> 
 def test_a_batch_that_teaches_nothing_changes_nothing(make: Make) -> None:
     update, report = make("resd"), StepReport()
     student, before = Calls(update.student), weights(update)
-    update.run([None, None], report)
+    assert not update.run([None, None], report)
     assert student.rows == 0
     assert same(weights(update), before)
     assert update.updates == 0
@@ -215,6 +217,46 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float
     assert same(stepped[0], before)  # and started from untouched weights
     assert all(math.isfinite(value) for value in report.metrics.values())
     assert all(torch.isfinite(parameter).all() for parameter in weights(update))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_neither_a_loss_nor_a_gradient_may_be_infinite(make: Make, what: str) -> None:
+    update, said = make("sdpo", warn=lambda text: said.append(text)), []
+    method: Any = update.method
+    real = method.per_token
+
+    def broken(tokens: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
+        nothing = (tokens.log_probs - tokens.log_probs.detach()).abs()
+        steep = nothing.sqrt() if what == "gradient" else math.inf
+        return real(tokens, logits, report) + steep
+
+    method.per_token = broken
+    report, before = StepReport(), weights(update)
+    off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
+    assert not update.run(off, report)
+    assert report.counts == {"skipped_not_finite": 1}
+    assert "train/loss" not in report.metrics
+    assert same(weights(update), before)
+    assert not said  # nothing was checked
+    method.per_token = real
+    assert update.run(off, report)
+    assert len(said) == 1
+
+
+def test_only_the_first_update_of_a_batch_is_held_against_the_sampler(make: Make) -> None:
+    said: list[str] = []
+    update = make("sdpo", {"updates_per_batch": 2}, warn=said.append)
+    method: Any = update.method
+    real, calls = method.per_token, []
+
+    def broken(tokens: Any, logits: torch.Tensor, report: Any) -> torch.Tensor:
+        calls.append(1)
+        return real(tokens, logits, report) * (math.nan if len(calls) == 1 else 1.0)
+
+    method.per_token = broken
+    off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples(4)]
+    update.run(off, StepReport())
+    assert not said
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -284,6 +326,14 @@ def test_warm_up_is_linear_and_goes_by_updates(make: Make) -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_warm_up_the_first_update_has_the_whole_rate(make: Make, warmup: int) -> None:
+    report = StepReport()
+    assert make("sdpo", {"warmup_steps": warmup, "lr": 1e-3}).run(samples(1), report)
+    assert report.metrics["train/lr"] == 1e-3
+    assert report.metrics["train/taught"] == 1.0
+
+
 def test_gradients_are_clipped(make: Make) -> None:
     update = make("sdpo", {"max_grad_norm": 1e-3})
     report = StepReport()
@@ -305,3 +355,33 @@ def test_an_update_continues_bit_for_bit_from_its_state(
     restore(resumed)
     resumed.run(samples(6), StepReport())
     assert same(weights(straight), weights(resumed))
+
+
+# -- the teacher ----------------------------------------------------------------------------------
+
+
+def test_a_teachers_states_are_kept_up_to_a_bound() -> None:
+    update = fakes.policy_update(fakes.smallest(), "grpo")
+    most = (1 << 28) // update._head.width
+    for tokens, kept in ((most, True), (most + 1, False)):
+        halves: Any = [
+            SimpleNamespace(token_ids=range(n)) for n in (tokens // 2, tokens - tokens // 2)
+        ]
+        assert update._fits(halves) == kept
+
+
+@pytest.mark.parametrize(("kind", "lent"), [("frozen", True), ("live", False)])
+def test_a_teacher_of_its_own_is_made_ready_for_its_head(
+    make: Make, kind: str, lent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student has just gone through a forward pass and is ready."""
+    update, seen = make("sdpo", teacher={"kind": kind}), []
+
+    def ready(model: Any) -> Any:
+        seen.append(model)
+        return nullcontext(model)
+
+    monkeypatch.setattr(update._backend, "ready", ready)
+    update.run(samples(2), StepReport())
+    assert len(seen) == lent
+    assert all(model is not update.student for model in seen)

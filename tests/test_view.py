@@ -26,7 +26,17 @@ ROW = {
 
 def evaluation(**over: Any) -> Evaluation:
     plain = dict.fromkeys(("mean", "best", "case_mean", "case_best"), 0.5)
-    return Evaluation(**{**plain, "samples": 4, "problems": 2, "truncated": 0.0, **over})
+    return Evaluation(
+        **{
+            **plain,
+            "samples": 4,
+            "problems": 2,
+            "truncated": 0.0,
+            "skipped": 0,
+            "failed": 0,
+            **over,
+        }
+    )
 
 
 @pytest.fixture

@@ -79,8 +79,6 @@ def as_section(name: str) -> tuple[str, bool]:
     words = re.findall(r"[a-z]+", one_line(name).lower()[:200])
     if not plain(name):
         return "misc", True
-    if words and words[0] in SECTIONS:
-        return words[0], True
     for word in words:
         slug = next((s for stem, s in _SECTION_WORDS.items() if word.startswith(stem)), "")
         if slug or word in SECTIONS:

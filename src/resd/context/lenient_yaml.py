@@ -52,8 +52,8 @@ class _Reader:
             content = self.lines[self.at][1]
             dash = _DASH.match(content)
             rest = content[dash.end() :] if dash else ""
-            inner = indent + (dash.end() if dash else 2)
-            if _KEY.match(rest) and depth < _MAX_DEPTH:
+            if dash and _KEY.match(rest) and depth < _MAX_DEPTH:
+                inner = indent + dash.end()
                 self.lines[self.at] = (inner, rest)
                 items.append(self._mapping(inner, depth + 1))
             else:
@@ -88,7 +88,7 @@ class _Reader:
             return read_value(" ".join([rest, *self._deeper(indent)]), 0)[0]
         whole = " ".join([rest, *self._deeper(indent)])
         if rest[0] in "\"'" and whole.count(rest[0]) > 1:
-            end = read_string(_COMMENT.sub("", whole) if whole[-1] != rest[0] else whole, 0)
+            end = read_string(whole, 0)
             return unescape(whole[1 : end - 1]) if rest[0] == '"' else whole[1 : end - 1]
         plain = _COMMENT.sub("", whole).strip()
         return None if plain.lower() in ("null", "~", "none") else plain

@@ -48,8 +48,8 @@ class Evaluation:
     samples: int
     problems: int
     truncated: float
-    skipped: int = 0
-    failed: int = 0
+    skipped: int
+    failed: int
     first_failure: str = ""
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
 

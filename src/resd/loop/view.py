@@ -134,7 +134,7 @@ class LiveView:
         )
         self._facts: dict[str, str] = {}
         self._history: list[float] = []
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+        self._live = Live(console=console, get_renderable=self._render)
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         title = escape(one_line(f"{config.method.name} on {config.task}"))

@@ -130,7 +130,7 @@ class Playbook:
         entries = [Entry(**item) for item in json.loads(json.dumps(state["entries"]))]
         self.entries = {entry.id: entry for entry in entries}
         self.updates, self._serial = int(state["updates"]), int(state["serial"])
-        self._changed = int(state.get("changed", 0))
+        self._changed = int(state["changed"])
 
     # -- writing ---------------------------------------------------------------------------
 
