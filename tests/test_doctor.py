@@ -55,7 +55,8 @@ def settings(place: Path, **over: Any) -> RunConfig:
 def parts(run: RunConfig, processes: int = 1, moment: str = "generation") -> dict[str, int]:
     """What is kept, and what comes on top at one moment."""
     found = Memory(run).estimate(processes)
-    return {part.name: part.bytes for part in (*found.kept, *found.moments[moment])}
+    coming = (*found.moments["optimiser step"], *found.moments[moment])
+    return {part.name: part.bytes for part in (*found.kept, *coming)}
 
 
 def sizes(run: RunConfig) -> Sizes:

@@ -85,7 +85,7 @@ def test_a_model_that_is_too_large_is_refused_or_warned_of(
     assert main(train_words(model__check_memory=False, train__steps=1)) == 0
     assert "warning: model.path: weights, gradients" in capsys.readouterr().err
     config = load_config(None, list(tiny.settings(Path("lab"), tmp_path / "run").items()))
-    base = Memory(config).estimate(device="cpu").base
+    base = Memory(config).estimate(device="cpu").certain
     monkeypatch.setattr(check, "host_memory", lambda: base + 10**6)
     (warning,) = check.check_model(config)
     assert "a step may need" in warning

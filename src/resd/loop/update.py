@@ -127,7 +127,6 @@ class PolicyUpdate:
         """One optimiser step; None if it was not finite and therefore skipped."""
         self.updates += 1
         _without_dropout(self.student)
-        self.optimizer.zero_grad()
         total: dict[str, float] = {}
         for micro in micros:
             loss, numbers = self._micro_loss(micro)
@@ -153,6 +152,7 @@ class PolicyUpdate:
         if before is not None:
             self._check_movement(before, self.config.lr * warm)
         self._checked = True
+        self.optimizer.zero_grad()  # what is generated next may have their memory
         self.masters.publish()
         self.method.after_update(self.masters.weights)
         share = max(total.pop("weight"), 1e-12)

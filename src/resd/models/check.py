@@ -109,17 +109,17 @@ def check_memory(memory: Memory, found: Estimate, device: str, room: int) -> lis
     """Hold an estimate against the bytes that a process has.
 
     Raises:
-        UserError: what is there all the time is more, and `model.check_memory` is on.
+        UserError: what any update needs is more, and `model.check_memory` is on.
     """
     run = memory.run
     each = f" in each of {found.processes} processes" if found.processes > 1 else ""
     plan = memory.plan()
     holds = f"; it needs {plan}" if plan is not None and device != "cpu" else ""
-    if found.base > room:
+    if found.certain > room:
         text = (
             f"model.path: weights, gradients, optimiser and teacher of {run.model.path} need "
-            f"{found.base / GB:.1f} GB{each}, the {device} has {room / GB:.1f} GB{holds}; lower "
-            f"it with {found.advice(found.kept)}"
+            f"{found.certain / GB:.1f} GB{each}, the {device} has {room / GB:.1f} GB{holds}; lower "
+            f"it with {found.advice((*found.kept, *found.moments['optimiser step']))}"
         )
         if run.model.check_memory:
             raise UserError(f"{text}, or try all the same with --model.check_memory false")

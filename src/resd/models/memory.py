@@ -1,6 +1,6 @@
 """How much memory a run needs, part by part and moment by moment, from the architecture alone.
 
-What is there all the time (weights, gradients, optimiser, teacher) is exact: the model is built
+What is there all the time (weights, optimiser, teacher) is exact: the model is built
 without storage and its parameters are counted. What comes and goes (`resd.models.moments`) is
 taken at its largest, for the longest sequences that the settings allow. Each part says how it is
 made up; b is bytes a number of the compute dtype.
@@ -48,6 +48,12 @@ class Estimate:
     def base(self) -> int:
         """Bytes that are there all the time."""
         return sum(part.bytes for part in self.kept)
+
+    @property
+    def certain(self) -> int:
+        """Bytes that any update needs, however short its sequences are: with gradients."""
+        step = self.moments["optimiser step"]
+        return self.base + sum(part.bytes for part in step if part.name == "gradients")
 
     @property
     def total(self) -> int:
@@ -158,7 +164,6 @@ class Memory:
             host = (*host, Part("model, gathered to save", sizes.bare * sizes.stored, "rank 0"))
         return (
             *first,
-            Part("gradients", trained // n, f"trained x {sizes.wide}{share}", fewer),
             Part("optimiser", 2 * trained // n, f"trained x 2 x {sizes.wide}{share}", fewer),
             teacher,
         ), host

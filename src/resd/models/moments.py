@@ -89,6 +89,7 @@ class _Moments:
         sizes, loaded = self.sizes, self.sizes.bare * self.sizes.stored
         if self.device == "cpu" and sizes.b < sizes.stored:
             loaded += sizes.bare * sizes.b  # the file stays mapped while it is narrowed
+        update = (self._gradients(), *self._unsharded(2))
         found = {
             "loading": (
                 Part(
@@ -97,10 +98,14 @@ class _Moments:
             ),
             "prompts": (*self._whole(), *self._prompts()),
             "generation": (*self._whole(), *self._generation()),
-            "teacher's pass": (*self._unsharded(1), *self._forward(self.teacher)),
-            "loss": (*self._unsharded(2), *self._saved(), self._states(), self._head()),
-            "backward pass": (*self._unsharded(2), *self._saved(), self._states(), *self._back()),
-            "optimiser step": (self._step(),),
+            "teacher's pass": (
+                self._gradients(),
+                *self._unsharded(1),
+                *self._forward(self.teacher),
+            ),
+            "loss": (*update, *self._saved(), self._states(), self._head()),
+            "backward pass": (*update, *self._saved(), self._states(), *self._back()),
+            "optimiser step": (self._gradients(), self._step()),
             "saving": (self._saving(),),
         }
         if self.n > 1 or not sizes.bare:
@@ -108,6 +113,13 @@ class _Moments:
         if not self.distilled:
             del found["teacher's pass"]
         return found
+
+    def _gradients(self) -> Part:
+        """From the first micro-batch of an update to the optimiser's step."""
+        s, share = self.sizes, f" / {self.n}" if self.n > 1 else ""
+        fewer = "model.lora.rank" if s.adapters else "adapters (model.lora.rank 16)"
+        size = s.trained * s.wide // self.n
+        return Part("gradients", size, f"trained x {s.wide}{share}", fewer)
 
     # -- several processes --------------------------------------------------------------------
 
