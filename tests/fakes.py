@@ -16,7 +16,7 @@ from resd.context import ContextBudgets, PromptBuilder, Templates
 from resd.loop.masters import Masters
 from resd.loop.update import PolicyUpdate
 from resd.methods import Method, make_method
-from resd.methods.base import Services, Written
+from resd.methods.base import Services, StepReport, Written
 from resd.types import ChatMessage, Completion, Example, Outcome, Rollout, TrainingSample
 
 Samples = list[TrainingSample | None]
@@ -105,6 +105,20 @@ def samples(number: int = 16) -> Samples:
         )
         made.append(None if i % 5 == 4 else sample)
     return made
+
+
+def gradient(update: PolicyUpdate, batch: Samples) -> torch.Tensor:
+    """The gradient that the optimiser is given."""
+    found: list[torch.Tensor] = []
+
+    def step() -> None:
+        grads = [p.grad for p in update.student.parameters()]
+        found.append(torch.cat([g.flatten() for g in grads if g is not None]).clone())
+
+    update.optimizer.step = step  # type: ignore[method-assign]
+    update.run(batch, StepReport())
+    assert len(found) == 1
+    return found[0]
 
 
 class Calls:

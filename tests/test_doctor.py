@@ -199,7 +199,8 @@ def test_known_models_have_their_published_size(path: str, parameters: float) ->
 
 def needing(gigabytes: float) -> Estimate:
     part = Part("weights", int(gigabytes * GB), "", "a setting")
-    return Estimate((part,), {"loss": (Part("head", GB, "", "another"),)}, (), 0, 0)
+    moments = {"loss": (Part("head", GB, "", "another"),), "optimiser step": ()}
+    return Estimate((part,), moments, (), 0, 0)
 
 
 def test_cards() -> None:

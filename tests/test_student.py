@@ -33,8 +33,9 @@ class Two(Local):
     def on_main_alone(self, work: Callable[[], Any]) -> Any:
         return work() if self.main else None
 
-    def shard(self, model: Any, compute: Any, source: Any = None) -> Any:
+    def shard(self, model: Any, compute: Any, source: Any = None, *, offload: bool = False) -> Any:
         self.compute.append(compute)
+        self.offloaded = offload
         frozen = not any(p.requires_grad for p in model.parameters())
         assert (source is not None) == self.main
         return load_model(CONFIG[0]).requires_grad_(not frozen)
@@ -73,7 +74,8 @@ def test_several_processes_compute_by_their_backend_and_one_by_its_masters(make:
 @pytest.mark.parametrize("backend", [Local(), Two(main=True), Two(main=False)])
 def test_a_frozen_copy_is_the_model_as_it_was_loaded(make: Make, backend: Any) -> None:
     student = make(backend)
-    frozen = student.frozen_copy(student.model)
+    frozen = student.frozen_copy(student.model, offload=backend.world == 2)
+    assert getattr(backend, "offloaded", True)
     assert frozen is not student.model
     assert not frozen.training
     assert not any(p.requires_grad for p in frozen.parameters())

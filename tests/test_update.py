@@ -13,7 +13,7 @@ from typing import Any
 import fakes
 import pytest
 import torch
-from fakes import Calls, Samples, samples
+from fakes import Calls, samples
 
 from resd.config import METHODS
 from resd.loop.update import PolicyUpdate
@@ -29,20 +29,6 @@ Make = Callable[..., PolicyUpdate]
 def make(tiny_model: Path) -> Make:
     """A policy update of a fresh copy of the tiny model, whose teacher is another model."""
     return fakes.maker(tiny_model)
-
-
-def gradient(update: PolicyUpdate, batch: Samples) -> torch.Tensor:
-    """The gradient that the optimiser is given."""
-    found: list[torch.Tensor] = []
-
-    def step() -> None:
-        grads = [p.grad for p in update.student.parameters()]
-        found.append(torch.cat([g.flatten() for g in grads if g is not None]).clone())
-
-    update.optimizer.step = step  # type: ignore[method-assign]
-    update.run(batch, StepReport())
-    assert len(found) == 1
-    return found[0]
 
 
 def weights(update: PolicyUpdate) -> list[torch.Tensor]:
@@ -72,7 +58,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(
 ) -> None:
     config = {"aggregation": aggregation}
     one, three, all_ = (
-        gradient(make(method, {"micro_batch_tokens": size}, **config), samples())
+        fakes.gradient(make(method, {"micro_batch_tokens": size}, **config), samples())
         for size in (1, 120, 100_000)
     )
     assert one.norm() > 1e-4
@@ -85,7 +71,8 @@ def test_the_gradient_does_not_depend_on_micro_batches(
 )
 def test_nor_with_other_divergences(make: Make, over: dict[str, Any]) -> None:
     one, all_ = (
-        gradient(make("sdpo", {"micro_batch_tokens": s}, **over), samples()) for s in (1, 100_000)
+        fakes.gradient(make("sdpo", {"micro_batch_tokens": s}, **over), samples())
+        for s in (1, 100_000)
     )
     assert (all_ - one).norm() / one.norm() < 1e-5
 
@@ -104,7 +91,7 @@ def test_logged_numbers_do_not_depend_on_micro_batches(make: Make) -> None:
 
 def test_aggregations_differ(make: Make) -> None:
     """The test above would not see an aggregation that is ignored."""
-    grads = [gradient(make("sdpo", aggregation=name), samples()) for name in AGGREGATIONS]
+    grads = [fakes.gradient(make("sdpo", aggregation=name), samples()) for name in AGGREGATIONS]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (grads[i] - grads[j]).norm() / grads[i].norm() > 1e-2
 
@@ -112,13 +99,13 @@ def test_aggregations_differ(make: Make) -> None:
 def test_released_counts_what_teaches_nothing_in_its_denominator(make: Make) -> None:
     taught = [sample for sample in samples() if sample is not None]
     share = len(taught) / 16
-    released = gradient(make("sdpo", aggregation="released"), samples())
-    mean = gradient(make("sdpo", aggregation="sample_mean"), samples())
+    released = fakes.gradient(make("sdpo", aggregation="released"), samples())
+    mean = fakes.gradient(make("sdpo", aggregation="sample_mean"), samples())
     assert torch.allclose(released, mean * share, rtol=1e-4, atol=1e-8)
 
 
 def test_the_order_of_samples_changes_nothing_but_rounding(make: Make) -> None:
-    a, b = gradient(make("resd"), samples()), gradient(make("resd"), samples()[::-1])
+    a, b = fakes.gradient(make("resd"), samples()), fakes.gradient(make("resd"), samples()[::-1])
     assert (a - b).norm() / a.norm() < 1e-5
 
 
@@ -300,9 +287,9 @@ def test_importance_weights_are_one_on_the_first_of_several_updates(
 
 def test_log_probs_of_another_sampler_count_from_the_first_update_on(make: Make) -> None:
     off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples()]
-    plain = gradient(make("sdpo"), samples())
-    assert torch.equal(gradient(make("sdpo"), off), plain)  # the trainer's own are as good
-    other = gradient(make("sdpo", on_sampler=True), off)
+    plain = fakes.gradient(make("sdpo"), samples())
+    assert torch.equal(fakes.gradient(make("sdpo"), off), plain)  # the trainer's own are as good
+    other = fakes.gradient(make("sdpo", on_sampler=True), off)
     assert (plain - other).norm() / plain.norm() > 0.1
 
 
@@ -337,7 +324,7 @@ def test_without_warm_up_the_first_update_has_the_whole_rate(make: Make, warmup:
 def test_gradients_are_clipped(make: Make) -> None:
     update = make("sdpo", {"max_grad_norm": 1e-3})
     report = StepReport()
-    clipped = gradient(update, samples())
+    clipped = fakes.gradient(update, samples())
     assert clipped.norm() == pytest.approx(1e-3, rel=1e-3)
     make("sdpo", {"max_grad_norm": 1e-3}).run(samples(), report)
     assert report.metrics["train/grad_norm"] > 1e-3  # logged before it is clipped

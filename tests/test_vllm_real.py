@@ -323,7 +323,7 @@ class Running:
         self._process = subprocess.Popen(
             self._command, env=self._environment, stdout=self._log, stderr=self._log
         )
-        until = time.monotonic() + 180
+        until = time.monotonic() + 400
         while time.monotonic() < until and self._process.poll() is None:
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
