@@ -186,6 +186,9 @@ def describe(result: Evaluation) -> str:
     text = f"mean@{n} {result.mean:.3f}  best@{n} {result.best:.3f}"
     if (result.case_mean, result.case_best) != (result.mean, result.best):
         text += f"  cases: mean@{n} {result.case_mean:.3f}  best@{n} {result.case_best:.3f}"
+    if result.retention:
+        kept = ", ".join(f"{name} {value:.2f}" for name, value in result.retention.items())
+        text += f"  (kept: {kept})"
     beside = [f"{name} {_baseline(b)}" for name, b in result.baselines.items()]
     return f"{text}  (trivial: {', '.join(beside)})" if beside else text
 
