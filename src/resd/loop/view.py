@@ -78,7 +78,8 @@ class MuteView:
 class PlainView:
     """One line an event."""
 
-    _heard = 0.0
+    def __init__(self) -> None:
+        self._heard = time.monotonic()
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         self._steps, self._first, self._began = steps, step, time.monotonic()
