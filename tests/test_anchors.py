@@ -27,12 +27,16 @@ from resd.methods.base import StepReport
 from resd.models.batch import response_logits
 from resd.models.head import LogitHead
 from resd.models.lora import add_adapters
+from resd.models.memory import Memory
 from resd.runs import read_metrics
 from resd.tasks.lab import Dialect, LabEnvironment
 
 ANSWERS = [
     ((5, 6, 7 + i), tuple(range(20 + i, 22 + i + 3 * (i % 4)))) for i in range(9)
 ]  # 2 to 11 tokens
+
+
+LIMITS = ("number", "max_new_tokens")
 
 
 @pytest.fixture
@@ -149,6 +153,21 @@ def test_the_optimiser_is_given_the_sum_of_both_gradients(tiny_model: Path, meth
     assert "train/anchor_kl" not in plain_row
     assert row["train/loss"] == plain_row["train/loss"]
     assert row["train/entropy"] == plain_row["train/entropy"]
+
+
+def test_the_estimate_of_the_memory_is_what_is_held(whole: Any, tiny_model: Path) -> None:
+    answers = [((5, 6, 7 + i), tuple(range(20, 28))) for i in range(6)]
+    anchors = made(whole, answers)
+    held = sum(t.numel() * t.element_size() for t in anchors._states.values())
+    fixed = anchors._initial_head.module._tensors
+    held += sum(t.numel() * t.element_size() for t in fixed.values())
+    words = [("model.path", str(tiny_model))]
+    words += [(f"method.anchors.{k}", "6" if k == "number" else "8") for k in LIMITS]
+    off = Memory(load_config(None, words)).estimate()
+    on = Memory(load_config(None, [*words, ("method.anchors.weight", "1")])).estimate()
+    assert {p.name: p.bytes for p in on.kept}["anchors"] == held
+    assert "anchors" not in {p.name for p in off.kept}
+    assert on.at("loss") >= off.at("loss")
 
 
 # -- the draw --------------------------------------------------------------------------------------
