@@ -87,6 +87,10 @@ class Anchors:
         Returns:
             This process's share of KL(initial || student), the mean over the tokens of the draw.
         """
+        if update == 1:
+            # The student still is the initial model, and the gradient zero. What a pass would
+            # give is rounding, and AdamW makes full steps of a gradient however small.
+            return 0.0
         with self._phase("anchors"):
             micros = self._micros(self.draw(update))
             total = 0.0
