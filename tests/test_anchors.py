@@ -144,6 +144,9 @@ def test_the_optimiser_is_given_the_sum_of_both_gradients(tiny_model: Path, meth
         update.optimizer.step = lambda: found.append(gradient(update.student))  # type: ignore
         report = StepReport()
         update.run(fakes.samples(), report)
+        if weight:  # no weight has moved since
+            kl = update._anchors.pull(2)  # type: ignore[union-attr]
+            assert report.metrics["train/anchor_kl"] == pytest.approx(kl, rel=1e-5)
         return found[0], report.metrics
 
     (plain, plain_row), (one, row), (two, _) = step(0.0), step(1.0), step(2.0)

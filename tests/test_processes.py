@@ -38,7 +38,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "sdpo, untied": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "resd, offload ema": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "sdpo, offload frozen": {"method__teacher__kind": "frozen"},
-    "resd, anchors": {**ANCHORED, "train__micro_batch_tokens": 60, "method__anchors__batch": 5},
+    # Near the initial model gradients are small and AdamW magnifies their rounding, by the rate.
+    "resd, anchors": {
+        **ANCHORED,
+        "train__micro_batch_tokens": 60,
+        "method__anchors__batch": 5,
+        "train__lr": 2e-3,
+    },
     "grpo, anchors": {**GRPO_ANCHORED, "method__anchors__batch": 1},
     "sdpo, lora anchors": {**ANCHORED, "model__lora__rank": 4, "train__lr": 0.05},
     "resd, one example": {"train__batch_size": 1, "train__inner_iterations": 1},
