@@ -295,7 +295,8 @@ def ask(tmp_path: Path, environment: Any = None, context: int = 4000, **over: An
             return [ord(c) for m in messages for c in f"{m['role'][0]}{m['content']}"]
 
     settings = {"weight": 1, **over}
-    words = [(f"method.anchors.{key}", str(value)) for key, value in settings.items()]
+    words = [("seed", str(settings.pop("seed", 0)))]
+    words += [(f"method.anchors.{key}", str(value)) for key, value in settings.items()]
     chat: Any = Chat()
     found = anchor_prompts(load_config(None, words), environment, chat, context)
     return ["".join(map(chr, ids)) for ids in found]
@@ -331,6 +332,7 @@ def test_as_many_as_fit_are_drawn_by_the_seed(tmp_path: Path) -> None:
     few = ask(tmp_path, number=20)
     assert len(few) == 20
     assert few == ask(tmp_path, number=20)
+    assert few != ask(tmp_path, number=20, seed=1)
     assert few == ask(tmp_path, number=30)[:20]
     short = ask(tmp_path, max_prompt_tokens=30)
     assert short == ask(tmp_path, context=286)

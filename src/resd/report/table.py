@@ -39,11 +39,11 @@ def make_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
     precision = [_number(summary.median_of("precision")) for summary in summaries]
     if any(value != _NONE for value in precision):
         columns.insert(-1, ("playbook precision", precision))
-    groups = dict.fromkeys(g for s in summaries for result in s.results for g in result.retention)
+    groups = dict.fromkeys(name for s in summaries for r in s.results for name in r.retention)
     for group in groups:
         kept = [[r.retention[group] for r in s.results if group in r.retention] for s in summaries]
-        values = [_number(median(found) if found else None) for found in kept]
-        columns.insert(-1, (f"kept: {group}", values))
+        shown = [_number(median(found) if found else None) for found in kept]
+        columns.insert(-1, (f"kept: {group}", shown))
     rows = [list(row) for row in zip(*(values for _, values in columns), strict=True)]
     names = [name for name, _ in columns]
     for label, values in _baselines(summaries).items():
