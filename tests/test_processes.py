@@ -21,6 +21,14 @@ HERE = Path(__file__).parent
 # Numbers that are rounding errors themselves.
 NOISE = ("train/sampler_gap",)
 
+# An odd number of anchors: at times one of the processes has none.
+ANCHORED: dict[str, Any] = {
+    "method__teacher__kind": "frozen",
+    "method__anchors__weight": 2.0,
+    "method__anchors__number": 9,
+    "method__anchors__max_new_tokens": 8,
+}
+GRPO_ANCHORED = {k: v for k, v in ANCHORED.items() if "teacher" not in k}
 RUNS: dict[str, dict[str, Any]] = {
     "resd": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "resd, reflector frozen": {"method__teacher__kind": "frozen", "method__reflector": "teacher"},
@@ -32,6 +40,15 @@ RUNS: dict[str, dict[str, Any]] = {
     "sdpo, untied": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "resd, offload ema": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},
     "sdpo, offload frozen": {"method__teacher__kind": "frozen"},
+    # Near the initial model gradients are small and AdamW magnifies their rounding, by the rate.
+    "resd, anchors": {
+        **ANCHORED,
+        "train__micro_batch_tokens": 60,
+        "method__anchors__batch": 5,
+        "train__lr": 2e-3,
+    },
+    "grpo, anchors": {**GRPO_ANCHORED, "method__anchors__batch": 1},
+    "sdpo, lora anchors": {**ANCHORED, "model__lora__rank": 4, "train__lr": 0.05},
     "resd, one example": {"train__batch_size": 1, "train__inner_iterations": 1},
 }
 

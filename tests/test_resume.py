@@ -106,6 +106,14 @@ class TestKilledOtherwise:
         over = {"checkpoint__background": True}
         carry_out(plan(spread(12), **over), plan([[0.3, 0.2], [0.7, 0.1]], "sdpo", **over))
 
+    @pytest.mark.slow
+    def test_with_anchors(self, carry_out: CarryOut) -> None:
+        """Around the writing of the answers, and later."""
+        anchors = {"weight": 1.0, "number": 6, "batch": 3, "max_new_tokens": 4}
+        over = {f"method__anchors__{key}": value for key, value in anchors.items()}
+        written = [["before anchors.json"], ["written anchors.json"], ["replaced anchors.json"]]
+        carry_out(plan([*written, [0.6]], "sdpo", **over))
+
 
 class TestDiskFull:
     def test_at_writes(self, carry_out: CarryOut) -> None:

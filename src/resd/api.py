@@ -182,8 +182,9 @@ def evaluate_model(
         # No run says how long responses may be: at most half of a short context.
         room = read_context_length(config.model) // 2
         config.rollout.max_new_tokens = min(config.rollout.max_new_tokens, room)
+    config.method.anchors.weight = 0.0  # nothing is trained
     if task is not None:
-        config.task = task
+        config.task, config.evaluation.retention = task, 0
     if samples is not None:
         config.evaluation.samples = _at_least(1, samples, "--samples")
     if seed is not None:
@@ -205,4 +206,12 @@ def evaluate_model(
                 config.seed,
             )
             limit = config.rollout.max_new_tokens
-            return evaluate(sampler, setup.test, config.evaluation, limit, "alone", baselines)
+            return evaluate(
+                sampler,
+                setup.test,
+                config.evaluation,
+                limit,
+                "alone",
+                baselines,
+                setup.retention,
+            )

@@ -1,6 +1,8 @@
 """A run's configuration: what there is to set (`run`), and where it comes from (`load`)."""
 
+from resd.config.anchors import AnchorConfig
 from resd.config.load import load_config, merge, preset_names, read_toml, set_dotted, validate
+from resd.config.part import Part
 from resd.config.run import (
     ENGINES,
     METHODS,
@@ -12,7 +14,6 @@ from resd.config.run import (
     LoraConfig,
     MethodConfig,
     ModelConfig,
-    Part,
     ResdConfig,
     RolloutConfig,
     RunConfig,
@@ -25,6 +26,7 @@ from resd.config.run import (
 __all__ = [
     "ENGINES",
     "METHODS",
+    "AnchorConfig",
     "CheckpointConfig",
     "DistillConfig",
     "EngineConfig",

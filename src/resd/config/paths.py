@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resd.config.anchors import PROMPT_SETS
 from resd.config.run import RunConfig
 
 # Names of models that come with the package, whatever lies in the working directory.
@@ -15,8 +16,8 @@ _SHIPPED = ("", "lab", "smol")
 def anchored(config: RunConfig, place: Path) -> RunConfig:
     """The configuration with its relative paths made absolute against `place`.
 
-    Task file, templates, output and the engine's weights are paths always; a model, or an argument
-    of the task, where something lies there: `org/name` may be a hub id.
+    Task file, templates, output, the anchors' prompts and the engine's weights are paths always;
+    a model, or an argument of the task, where something lies there: `org/name` may be a hub id.
     """
     task_file, colon, name = config.task.rpartition(":")
     task = config.task
@@ -25,9 +26,14 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
     model = config.model
     if model.path not in _SHIPPED and _exists(model.path, place):
         model = model.model_copy(update={"path": _absolute(model.path, place)})
+    method, anchors = config.method, config.method.anchors
+    if anchors.prompts not in PROMPT_SETS:
+        named = {"prompts": _absolute(anchors.prompts, place)}
+        method = method.model_copy(update={"anchors": anchors.model_copy(update=named)})
     return config.model_copy(
         update={
             "task": task,
+            "method": method,
             "task_args": {key: _argument(value, place) for key, value in config.task_args.items()},
             "model": model,
             "engine": config.engine.model_copy(

@@ -11,24 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     field_validator,
     model_validator,
 )
 
+from resd.config.anchors import AnchorConfig
+from resd.config.part import Part
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import close_to
 
 Support = Literal["student", "teacher", "both", "full"]
-
-
-class Part(BaseModel):
-    """A part of the configuration: unknown keys fail."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class LoraConfig(Part):
@@ -192,6 +186,10 @@ class EvalConfig(Part):
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus")
     max_examples: int | None = Field(None, ge=1, description="test examples used; all by default")
     at_start: bool = Field(True, description="evaluate before the first step")
+    retention: int = Field(
+        0, ge=0, description="examples a group of what the task tells to be kept; 0 is off"
+    )
+    retention_tokens: int = Field(256, ge=1, description="most tokens of an answer to one of them")
 
 
 class CheckpointConfig(Part):
@@ -258,6 +256,7 @@ class DistillConfig(Part):
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="the self-teacher")
     budgets: ContextBudgets = Field(default_factory=ContextBudgets, description="section budgets")
     max_teacher_tokens: int = Field(16384, ge=16, description="most tokens of a teacher's prompt")
+    anchors: AnchorConfig = Field(default_factory=AnchorConfig, description="against forgetting")
 
     @model_validator(mode="after")
     def _ratios(self) -> DistillConfig:
@@ -321,6 +320,7 @@ class GrpoConfig(Part):
     aggregation: Literal["token_mean", "sample_mean", "released"] = Field(
         "token_mean", description="mean over tokens or over samples"
     )
+    anchors: AnchorConfig = Field(default_factory=AnchorConfig, description="against forgetting")
 
 
 MethodConfig = Annotated[

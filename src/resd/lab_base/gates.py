@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from resd.context.curation import parse_curation
 from resd.context.playbook import Entry
@@ -31,11 +33,20 @@ MAX_WITHOUT_CONTEXT = 0.001
 Complete = Callable[[Sequence[str]], list[str]]
 
 
-class _HeldOut(Corpus):
+class HeldOut(Corpus):
     """Samples over the held-out dialects only."""
 
     def dialect(self) -> Dialect:
+        """One of those that no base model was trained on."""
         return Dialect.numbered(self.rng.randrange(HELD_OUT))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt of a gate, and what its judge has to know; plain data."""
+
+    prompt: str
+    truth: tuple[Any, ...]
 
 
 def measure_gates(complete: Complete, number: int, seed: int = 0) -> dict[str, float]:
@@ -49,45 +60,73 @@ def measure_gates(complete: Complete, number: int, seed: int = 0) -> dict[str, f
     Returns:
         Fractions between 0 and 1, by gate; `reflection_tags` has no threshold.
     """
-    world = _HeldOut(seed, lab_templates(), turn)
-    return {
-        "complete_playbook": _complete_playbook(world, complete, number),
-        "raw_feedback": _raw_feedback(world, complete, number),
-        **_reflection(world, complete, number),
-        "curation": _curation(world, complete, number),
-    }
+    world = HeldOut(seed, lab_templates(), turn)
+    gates: dict[str, float] = {}
+    for name in CASES:
+        cases = make_cases(name, world, number)
+        answers = complete([turn(case.prompt) for case in cases])
+        pairs = list(zip(cases, answers, strict=True))
+        for judge in (name, "reflection_tags") if name == "reflection" else (name,):
+            gates[judge] = sum(JUDGES[judge](*c.truth, a) for c, a in pairs) / number
+    return gates
 
 
-def _complete_playbook(world: _HeldOut, complete: Complete, number: int) -> float:
-    cases, prompts = [], []
-    for _ in range(number):
-        dialect, requests = world.dialect(), world.requests()
-        facts = dialect.facts()
-        world.rng.shuffle(facts)
-        entries = [Entry(f"code-{i:05d}", fact) for i, fact in enumerate(facts, start=1)]
-        text = world.templates.render("teacher", question(requests), entries)
-        cases.append((dialect, requests))
-        prompts.append(turn(text))
-    answers = complete(prompts)
-    right = [interpret(d, r, a).passed for (d, r), a in zip(cases, answers, strict=True)]
-    return sum(right) / number
+def make_cases(gate: str, world: HeldOut, number: int) -> list[Case]:
+    """Prompts of one of `CASES`."""
+    return [CASES[gate](world) for _ in range(number)]
 
 
-def _raw_feedback(world: _HeldOut, complete: Complete, number: int) -> float:
-    cases: list[tuple[Dialect, Request, Finding]] = []
-    prompts: list[str] = []
-    while len(prompts) < number:
+# -- the prompts ---------------------------------------------------------------------------------
+
+
+def _complete_playbook(world: HeldOut) -> Case:
+    dialect, requests = world.dialect(), world.requests()
+    facts = dialect.facts()
+    world.rng.shuffle(facts)
+    entries = [Entry(f"code-{i:05d}", fact) for i, fact in enumerate(facts, start=1)]
+    text = world.templates.render("teacher", question(requests), entries)
+    return Case(text, (dialect, requests))
+
+
+def _raw_feedback(world: HeldOut) -> Case:
+    while True:
         dialect, requests = world.dialect(), world.requests()[:1]
         trial, finding = world.failure(dialect, requests)
-        if finding.fact is None:
-            continue
-        text = world.templates.render(
-            "teacher", question(requests), trial=trial, feedback=finding.feedback
-        )
-        cases.append((dialect, requests[0], finding))
-        prompts.append(turn(text))
-    answers = complete(prompts)
-    return sum(uses(*case, a) for case, a in zip(cases, answers, strict=True)) / number
+        if finding.fact is not None:
+            text = world.templates.render(
+                "teacher", question(requests), trial=trial, feedback=finding.feedback
+            )
+            return Case(text, (dialect, requests[0], finding))
+
+
+def _reflection(world: HeldOut) -> Case:
+    dialect, requests = world.dialect(), world.requests()
+    playbook = world.playbook(dialect, complete=world.rng.random() < 0.3)
+    trial, finding = world.failure(dialect, requests)
+    text = world.templates.render("reflect", question(requests), playbook, trial, finding.feedback)
+    return Case(text, (finding, parse_reflection(reflection_target(finding, playbook)).tags))
+
+
+def _curation(world: HeldOut) -> Case:
+    dialect = world.dialect()
+    playbook = world.playbook(dialect, complete=world.rng.random() < 0.3)
+    lesson = world.lesson(dialect, playbook)
+    text = world.templates.render("curate", "", playbook, reflection=Reflection("", lesson))
+    return Case(text, (parse_curation(curation_target(lesson, playbook)).operations,))
+
+
+CASES: dict[str, Callable[[HeldOut], Case]] = {
+    "complete_playbook": _complete_playbook,
+    "raw_feedback": _raw_feedback,
+    "reflection": _reflection,
+    "curation": _curation,
+}
+
+# -- the judges ----------------------------------------------------------------------------------
+
+
+def _solves(dialect: Dialect, requests: Sequence[Request], answer: str) -> bool:
+    return interpret(dialect, requests, answer).passed
 
 
 def uses(dialect: Dialect, request: Request, finding: Finding, answer: str) -> bool:
@@ -114,44 +153,32 @@ def uses(dialect: Dialect, request: Request, finding: Finding, answer: str) -> b
     return wanted in words[1:-1]
 
 
-def _reflection(world: _HeldOut, complete: Complete, number: int) -> dict[str, float]:
-    cases, prompts = [], []
-    for _ in range(number):
-        dialect, requests = world.dialect(), world.requests()
-        playbook = world.playbook(dialect, complete=world.rng.random() < 0.3)
-        trial, finding = world.failure(dialect, requests)
-        text = world.templates.render(
-            "reflect", question(requests), playbook, trial, finding.feedback
-        )
-        cases.append((finding, parse_reflection(reflection_target(finding, playbook)).tags))
-        prompts.append(turn(text))
-    reflections = [parse_reflection(answer) for answer in complete(prompts)]
-    pairs = list(zip(cases, reflections, strict=True))
-    return {
-        "reflection": sum(r.what_to_do == lesson_of(f) for (f, _), r in pairs) / number,
-        "reflection_tags": sum(set(r.tags) == set(tags) for (_, tags), r in pairs) / number,
-    }
+def _reflects(finding: Finding, tags: Any, answer: str) -> bool:
+    return parse_reflection(answer).what_to_do == lesson_of(finding)
 
 
-def _curation(world: _HeldOut, complete: Complete, number: int) -> float:
-    wanted, prompts = [], []
-    for _ in range(number):
-        dialect = world.dialect()
-        playbook = world.playbook(dialect, complete=world.rng.random() < 0.3)
-        lesson = world.lesson(dialect, playbook)
-        text = world.templates.render("curate", "", playbook, reflection=Reflection("", lesson))
-        wanted.append(parse_curation(curation_target(lesson, playbook)).operations)
-        prompts.append(turn(text))
-    answers = complete(prompts)
-    parsed = [parse_curation(answer) for answer in answers]
-    right = [not p.rejected and p.operations == w for p, w in zip(parsed, wanted, strict=True)]
-    return sum(right) / number
+def _tags(finding: Finding, tags: Any, answer: str) -> bool:
+    return set(parse_reflection(answer).tags) == set(tags)
+
+
+def _curates(operations: Any, answer: str) -> bool:
+    parsed = parse_curation(answer)
+    return not parsed.rejected and parsed.operations == operations
+
+
+JUDGES: dict[str, Callable[..., bool]] = {
+    "complete_playbook": _solves,
+    "raw_feedback": uses,
+    "reflection": _reflects,
+    "reflection_tags": _tags,
+    "curation": _curates,
+}
 
 
 def success_without_context(complete: Complete, number: int, seed: int = 0) -> float:
     """Fraction of fresh single requests solved without any context, on held-out dialects."""
     rng = random.Random(seed)
-    world = _HeldOut(seed, lab_templates(), turn)
+    world = HeldOut(seed, lab_templates(), turn)
     cases = []
     for _ in range(number):
         cases.append((Dialect.numbered(rng.randrange(HELD_OUT)), world.requests()[:1]))

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-PHASES = ("generate", "environment", "reflect", "curate", "teacher", "update", "save", "evaluate")
+PHASES = (
+    "generate",
+    "environment",
+    "reflect",
+    "curate",
+    "teacher",
+    "update",
+    "anchors",
+    "save",
+    "evaluate",
+)
 
 
 class Clock:

@@ -9,6 +9,7 @@ from typing import Any
 from resd.config import EvalConfig
 from resd.engines import Sampling
 from resd.errors import UserError
+from resd.loop.retention import measure_retention
 from resd.loop.rollouts import Sampler
 from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
@@ -39,6 +40,7 @@ class Evaluation:
         failed: responses on which the environment failed; they count as not passed.
         first_failure: what it said on the first of them.
         baselines: the environment's trivial strategies, by name.
+        retention: fraction passed of each group of what is to be kept.
     """
 
     mean: float
@@ -52,6 +54,7 @@ class Evaluation:
     failed: int
     first_failure: str = ""
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    retention: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -65,6 +68,7 @@ class Evaluation:
             "eval/problems": self.problems,
             "eval/skipped": self.skipped,
             "eval/env_failed": self.failed,
+            **{f"eval/retention/{name}": value for name, value in self.retention.items()},
             **{f"baseline/{name}": b.mean for name, b in self.baselines.items()},
             **{f"baseline_cases/{name}": b.case_mean for name, b in self.baselines.items()},
         }
@@ -86,6 +90,7 @@ def evaluate(
     max_new_tokens: int,
     purpose: object,
     baselines: Mapping[str, Baseline] | None = None,
+    retention: Mapping[str, Sequence[Example]] | None = None,
 ) -> Evaluation:
     """Sample n responses for each test example and score them.
 
@@ -99,6 +104,10 @@ def evaluate(
         max_new_tokens: the response limit.
         purpose: distinguishes this evaluation's seeds from another's: the step, or a name.
         baselines: as `evaluate_baselines` found them, to stand beside the result.
+        retention: groups of examples to be kept, as `load_retention` gives them.
+
+    Raises:
+        UserError: the environment fails on every answer of such a group.
     """
     chosen = list(examples)[: config.max_examples]
     n = config.samples
@@ -121,6 +130,7 @@ def evaluate(
         failed=sum(outcome is None for outcome in outcomes),
         first_failure=batch.first_failure,
         baselines=baselines or {},
+        retention=measure_retention(sampler, retention or {}, config.retention_tokens),
     )
 
 

@@ -102,7 +102,12 @@ class Sampler:
         self._updates += 1
 
     def respond(
-        self, examples: Sequence[Example], samples: int, sampling: Sampling, *purpose: object
+        self,
+        examples: Sequence[Example],
+        samples: int,
+        sampling: Sampling,
+        *purpose: object,
+        max_prompt: int | None = None,
     ) -> Batch:
         """Sample responses for each example with the plain student, and score them.
 
@@ -112,9 +117,11 @@ class Sampler:
             sampling: how.
             purpose: what for (training or evaluation, and the step); with the example's id and the
                 sample's number it makes the seed of a response.
+            max_prompt: most tokens of a prompt; the run's by default.
         """
         encoded = [(example, tuple(self.encode(example.prompt))) for example in examples]
-        fitting = [(e, ids) for e, ids in encoded if len(ids) <= self.max_prompt]
+        most = self.max_prompt if max_prompt is None else max_prompt
+        fitting = [(e, ids) for e, ids in encoded if len(ids) <= most]
         asked = [
             (e, Request(ids, sampling, derive(self._seed, *purpose, e.id, number)))
             for e, ids in fitting

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from resd.context import (
 from resd.engines.registry import check_engine
 from resd.errors import UserError
 from resd.launch import launched
+from resd.loop.anchor_prompts import anchor_prompts
 from resd.loop.optimizer import check_precision
+from resd.loop.retention import load_retention
 from resd.models.chat import ChatFormat
 from resd.models.check import check_model
 from resd.models.load import (
@@ -42,6 +44,8 @@ class Setup:
         max_prompt: most tokens of a student's prompt; longer ones are skipped and counted.
         notes: what the environment wants said at the start of a run.
         warnings: what was found, and is said before the model is loaded.
+        anchors: token ids of the prompts of the anchors.
+        retention: groups of examples that the student is to keep, by name.
     """
 
     config: RunConfig
@@ -56,6 +60,8 @@ class Setup:
     scorer: Scorer
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    anchors: tuple[tuple[int, ...], ...] = ()
+    retention: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
     def close(self) -> None:
         """End the processes that evaluate."""
@@ -85,6 +91,8 @@ def prepare(config: RunConfig) -> Setup:
     for split, examples in (("train", train), ("test", test)):
         _check_prompts(config, chat, examples, split, max_prompt)
     builder = _builder(config, templates, chat, context)
+    anchors = anchor_prompts(config, environment, chat, context)
+    retention = load_retention(config, environment, chat, context)
     rollout = config.rollout
     scorer = Scorer(
         environment,
@@ -111,6 +119,8 @@ def prepare(config: RunConfig) -> Setup:
         scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
         warnings=tuple(warnings),
+        anchors=anchors,
+        retention=retention,
     )
 
 

@@ -13,6 +13,7 @@ from resd.engines import Engine, Request, Sampling
 from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
 from resd.errors import UserError
+from resd.loop.anchors import make_anchors
 from resd.loop.background import Background
 from resd.loop.clock import Clock
 from resd.loop.evaluate import evaluate, evaluate_baselines
@@ -94,6 +95,16 @@ class Trainer:
         ends = end_token_ids(self.model, setup.tokenizer)
         self.pad_id = pad_token_id(setup.tokenizer, ends, embedding_rows(self.model))
         self.method = make_method(config.method, self._services())
+        anchors = make_anchors(
+            config,
+            setup.anchors,
+            run.path,
+            self.sampler,
+            self.student,
+            self.pad_id,
+            self.backend,
+            self.clock.phase,
+        )
         self.update = PolicyUpdate(
             self.model,
             self.student.masters,
@@ -103,6 +114,7 @@ class Trainer:
             on_sampler=not engine.shares_weights,
             warn=self.view.warn,
             backend=self.backend,
+            anchors=anchors,
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
@@ -247,6 +259,7 @@ class Trainer:
                 config.rollout.max_new_tokens,
                 step,
                 self.baselines,
+                self.setup.retention,
             )
         if result.failed:
             self.view.warn(f"evaluation at step {step}: {result.first_failure}")

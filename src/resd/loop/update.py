@@ -14,6 +14,7 @@ from resd.backend import Backend, Local, local_part, whole_tensor
 from resd.config import TrainConfig
 from resd.distill import entropy, token_weights
 from resd.distill.chunked import chunked_loss
+from resd.loop.anchors import Anchors
 from resd.loop.masters import Masters
 from resd.loop.micro import Micro, micro_batches, padding
 from resd.loop.optimizer import make_optimizer
@@ -44,6 +45,7 @@ class PolicyUpdate:
             those of the policy that drew the tokens.
         warn: told what a run should know of its first update.
         backend: the processes that share the work.
+        anchors: stand beside every optimiser step, if there are any.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class PolicyUpdate:
         on_sampler: bool = False,
         warn: Callable[[str], None] = lambda text: None,
         backend: Backend | None = None,
+        anchors: Anchors | None = None,
     ) -> None:
         self.student = student
         self.masters = masters
@@ -69,6 +72,7 @@ class PolicyUpdate:
         self._on_sampler = on_sampler
         self._warn = warn
         self._backend = backend or Local()
+        self._anchors = anchors
         self._checked = self._keep_scores = False
 
     def run(self, samples: Sequence[TrainingSample | None], report: StepReport) -> bool:
@@ -133,6 +137,8 @@ class PolicyUpdate:
             self._backend.backward(loss)
             for key, value in numbers.items():
                 total[key] = total.get(key, 0.0) + value
+        if self._anchors is not None:
+            total["anchor_kl"] = self._anchors.pull(self.updates)
         total = self._backend.sum(total)
         weights = list(self.masters.weights.values())
         limit = self.config.max_grad_norm
@@ -156,8 +162,9 @@ class PolicyUpdate:
         self.masters.publish()
         self.method.after_update(self.masters.weights)
         share = max(total.pop("weight"), 1e-12)
-        means = {k: v / share for k, v in total.items() if k != "loss"}
-        return {"loss": total["loss"], **means, "grad_norm": norm, "lr": self.config.lr * warm}
+        whole = {key: total.pop(key) for key in ("loss", "anchor_kl") if key in total}
+        means = {k: v / share for k, v in total.items()}
+        return {**whole, **means, "grad_norm": norm, "lr": self.config.lr * warm}
 
     def _micro_loss(self, micro: Micro) -> tuple[torch.Tensor, dict[str, float]]:
         """The micro-batch's share of the loss, and of the numbers to log."""

@@ -78,7 +78,8 @@ class MuteView:
 class PlainView:
     """One line an event."""
 
-    _heard = 0.0
+    def __init__(self) -> None:
+        self._heard = time.monotonic()
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         self._steps, self._first, self._began = steps, step, time.monotonic()
@@ -186,6 +187,9 @@ def describe(result: Evaluation) -> str:
     text = f"mean@{n} {result.mean:.3f}  best@{n} {result.best:.3f}"
     if (result.case_mean, result.case_best) != (result.mean, result.best):
         text += f"  cases: mean@{n} {result.case_mean:.3f}  best@{n} {result.case_best:.3f}"
+    if result.retention:
+        kept = ", ".join(f"{name} {value:.2f}" for name, value in result.retention.items())
+        text += f"  (kept: {kept})"
     beside = [f"{name} {_baseline(b)}" for name, b in result.baselines.items()]
     return f"{text}  (trivial: {', '.join(beside)})" if beside else text
 

@@ -6,6 +6,7 @@ parts taken apart the loss can make them for a few tokens at a time (`resd.disti
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,21 @@ class LogitHead:
         config = self.base.config.get_text_config()
         return int(config.vocab_size if self.whole else config.hidden_size)
 
+    def frozen(self) -> LogitHead:
+        """A head that stays as this one is now, in the dtype that it computes in.
+
+        Of a sharded model the head must be whole (`Backend.ready`). An adapter on the head is
+        left out.
+
+        Raises:
+            ValueError: the head is `whole`, and so has no weights of its own.
+        """
+        if self.whole:
+            raise ValueError("a whole head cannot be kept without its model")
+        kept = copy.copy(self)
+        kept.module = _Fixed(getattr(self.module, "base_layer", self.module))
+        return kept
+
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in the dtype that the model computes in."""
         if self.whole:
@@ -64,6 +80,22 @@ class LogitHead:
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         return logits
+
+
+class _Fixed:
+    """A module with copies of the weights that it had."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        self._tensors = {name: tensor.detach().clone() for name, tensor in tensors}
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Nothing here is trained."""
+        return iter(())
+
+    def __call__(self, hidden: Tensor) -> Any:
+        return torch.func.functional_call(self._module, self._tensors, (hidden,))
 
 
 def head_of(model: Any) -> tuple[LogitHead, str]:

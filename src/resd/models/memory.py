@@ -166,7 +166,16 @@ class Memory:
             *first,
             Part("optimiser", 2 * trained // n, f"trained x 2 x {sizes.wide}{share}", fewer),
             teacher,
+            self._anchors(),
         ), host
+
+    def _anchors(self) -> Part:
+        """The initial model's head, and its hidden states of the answers; whole in each process."""
+        sizes, anchors = self.sizes, self.run.method.anchors
+        tokens = anchors.number * anchors.max_new_tokens
+        size = (sizes.vocabulary + tokens) * sizes.hidden * sizes.b * bool(anchors.weight)
+        formula = f"(vocabulary + {anchors.number} answers x {anchors.max_new_tokens} tokens)"
+        return Part("anchors", size, f"{formula} x hidden x b", "method.anchors.number")
 
     def _teacher(self, n: int) -> tuple[Part, tuple[Part, ...]]:
         method, sizes, share = self.run.method, self.sizes, f" / {n}" if n > 1 else ""

@@ -76,12 +76,17 @@ class _Moments:
         self.distilled = isinstance(run.method, DistillConfig)
         rows, new = run.train.batch_size * run.method.rollouts, run.rollout.max_new_tokens
         budget, window = run.train.micro_batch_tokens, sizes.window
-        student = min(run.rollout.max_prompt_tokens + new, window)
-        self.student = _Pass.of(student, budget, rows)
-        teacher = student
+        student = teacher = min(run.rollout.max_prompt_tokens + new, window)
         if isinstance(run.method, DistillConfig):
             teacher = min(run.method.max_teacher_tokens + new, window)
         self.teacher = _Pass.of(teacher, budget, rows)
+        anchors = run.method.anchors
+        self.anchored = bool(anchors.weight)
+        if self.anchored:
+            rows, new = max(rows, anchors.batch), max(new, anchors.max_new_tokens)
+            longest = anchors.max_prompt_tokens + anchors.max_new_tokens
+            student = min(max(student, longest), window)
+        self.student = _Pass.of(student, budget, rows)
         # Tokens of responses in a micro-batch.
         self.responses = min(self.student.tokens, max(new, min(budget, rows * new)))
 
@@ -154,6 +159,11 @@ class _Moments:
             prompt = run.method.max_teacher_tokens
             new = max(run.method.reflection_tokens, run.method.curation_tokens)
             found.append((min(most, batch), min(prompt, window), min(prompt + new, window)))
+        if self.anchored:
+            anchors = run.method.anchors
+            prompt, new = anchors.max_prompt_tokens, anchors.max_new_tokens
+            rows = min(most, anchors.number)
+            found.append((rows, min(prompt, window), min(prompt + new, window)))
         return found
 
     def _prompts(self) -> tuple[Part, ...]:
@@ -254,7 +264,7 @@ class _Moments:
 
     def _states(self) -> Part:
         """What goes into the head: the student's, its gradient, the teacher's."""
-        copies = 3 if self.distilled else 2
+        copies = 3 if self.distilled or self.anchored else 2
         size = self.responses * self.sizes.hidden * self.sizes.b * copies
         return Part(
             "hidden states", size, f"{self.responses:,} tokens x hidden x {copies} x b", _MICRO
@@ -278,6 +288,8 @@ class _Moments:
     def _logits(self) -> tuple[int, int]:
         """Bytes a logit of a chunk, and of a block of them that is widened."""
         method = self.run.method
+        if self.anchored:
+            return 49, 0  # their divergence looks at all tokens
         if not isinstance(method, DistillConfig):
             return 17, 0
         every = method.top_k is None or method.top_k >= self.sizes.vocabulary

@@ -43,6 +43,7 @@ class RunResult:
             where there is no playbook, or an empty one.
         seconds: of training steps, without evaluation and loading.
         baselines: fraction of the problems that trivial strategies solve, by name.
+        retention: fraction passed of what was to be kept, by group, at the last evaluation.
     """
 
     seed: int
@@ -55,6 +56,7 @@ class RunResult:
     recall: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     baselines: Mapping[str, float] = field(default_factory=dict)
+    retention: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def final(self) -> Point:
@@ -139,7 +141,8 @@ def read_result(path: Path, seed: int) -> RunResult:
         precision=_after_last_step(rows, "playbook/precision"),
         recall=_after_last_step(rows, "playbook/recall"),
         counts=counts,
-        baselines={k: v for row in rows for k, v in _baselines(row).items()},
+        baselines={k: v for row in rows for k, v in _named(row, "baseline/").items()},
+        retention={k: v for row in rows for k, v in _named(row, "eval/retention/").items()},
     )
 
 
@@ -213,9 +216,9 @@ def _point(row: Mapping[str, Any]) -> Point | None:
     return Point(row["step"], rollouts, mean, best, case_mean, case_best)
 
 
-def _baselines(row: Mapping[str, Any]) -> dict[str, float]:
-    values = {name: _number(row, name) for name in row if name.startswith("baseline/")}
-    return {k.removeprefix("baseline/"): v for k, v in values.items() if v is not None}
+def _named(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    values = {name: _number(row, name) for name in row if name.startswith(prefix)}
+    return {k.removeprefix(prefix): v for k, v in values.items() if v is not None}
 
 
 def _samples(row: Mapping[str, Any]) -> int | None:

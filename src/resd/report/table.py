@@ -39,6 +39,11 @@ def make_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
     precision = [_number(summary.median_of("precision")) for summary in summaries]
     if any(value != _NONE for value in precision):
         columns.insert(-1, ("playbook precision", precision))
+    groups = dict.fromkeys(name for s in summaries for r in s.results for name in r.retention)
+    for group in groups:
+        kept = [[r.retention[group] for r in s.results if group in r.retention] for s in summaries]
+        shown = [_number(median(found) if found else None) for found in kept]
+        columns.insert(-1, (f"kept: {group}", shown))
     rows = [list(row) for row in zip(*(values for _, values in columns), strict=True)]
     names = [name for name, _ in columns]
     for label, values in _baselines(summaries).items():
@@ -133,6 +138,11 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
         f"{THRESHOLD}.",
         "s / run: seconds of training steps, without evaluation.",
         *(
+            ["kept: what has nothing to do with the task, after the last step, the median."]
+            if any(result.retention for s in summaries for result in s.results)
+            else []
+        ),
+        *(
             ["in brackets: trivial strategies on the same problems."]
             if _baselines(summaries)
             else []
@@ -201,6 +211,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "playbook_recall": result.recall,
         "counts": dict(result.counts),
         "baselines": dict(result.baselines),
+        "retention": dict(result.retention),
         "curve": [asdict(point) for point in result.curve],
     }
 

@@ -4,6 +4,7 @@ config.toml       the resolved configuration, its paths absolute
 identity.json     versions, task, settings and place that the run was made of, and its id
 metrics.jsonl     one line a step, one an evaluation
 notes.txt         what the environment said of itself, if anything (a sandbox that is off)
+anchors.json      the initial model's answers to the prompts of the anchors, as token ids
 playbook.json/md  the playbook, for programs and for people
 traces/           rollouts, reflections, curations, teacher prompts, a file a step
 checkpoints/      complete states, the newest few, each with its checksums.json

@@ -27,6 +27,10 @@ class Environment(Protocol):
         reveals_gold: True if the settings let the feedback show the gold answer.
         baselines() -> Mapping[str, Callable[[Example], str]]: responses of trivial strategies,
             whose score is reported beside every evaluation.
+        anchors() -> Sequence[str | Sequence[ChatMessage]]: prompts that have nothing to do with
+            the task, on which a student is held to the initial model (docs/anchors.md).
+        retention() -> Mapping[str, Sequence[Example]]: named groups of examples that have nothing
+            to do with the task and that `evaluate` scores, for `evaluation.retention`.
         score_playbook(contents) -> dict[str, float]: numbers to log about the playbook, for
             worlds that know the truth.
     """

@@ -112,17 +112,26 @@ def load_examples(environment: Environment, split: Split, task: str) -> list[Exa
             f"task {task}: examples({split!r}) gives more than {MOST_EXAMPLES:,} examples; if it "
             "is a generator without end, return a list"
         )
+    check_examples(examples, f"task {task}: examples({split!r})")
+    return examples
+
+
+def check_examples(examples: Sequence[Any], what: str) -> None:
+    """Check that these are examples.
+
+    Raises:
+        UserError: there is none, one is of the wrong shape, or an id stands twice.
+    """
     if not examples:
-        raise UserError(f"task {task}: examples({split!r}) returned no example")
+        raise UserError(f"{what} returned no example")
     seen: set[str] = set()
     for i, example in enumerate(examples):
         problem = _problem(example)
         if problem is None and example.id in seen:
             problem = f"id {example.id!r} stands twice"
         if problem is not None:
-            raise UserError(f"task {task}: examples({split!r})[{i}]: {problem}")
+            raise UserError(f"{what}[{i}]: {problem}")
         seen.add(example.id)
-    return examples
 
 
 def _problem(example: Any) -> str | None:
@@ -130,7 +139,11 @@ def _problem(example: Any) -> str | None:
         return f"expected a resd.Example, found {type(example).__name__}"
     if not isinstance(example.id, str) or not example.id:
         return f"id must be a non-empty string, found {example.id!r:.80}"
-    prompt = example.prompt
+    return prompt_problem(example.prompt)
+
+
+def prompt_problem(prompt: Any) -> str | None:
+    """What is wrong with chat messages that a model is to answer; None if nothing is."""
     if not isinstance(prompt, Sequence) or isinstance(prompt, str) or not prompt:
         return 'prompt must be a non-empty list of chat messages {"role": ..., "content": ...}'
     for message in prompt:

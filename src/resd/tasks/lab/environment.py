@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from resd.tasks.lab import kept
 from resd.tasks.lab.dialect import DEVICES, LEVELS, ROOMS, Dialect, score_facts
 from resd.tasks.lab.interpreter import Request, interpret
-from resd.types import Example, Outcome, Split
+from resd.types import ChatMessage, Example, Outcome, Split
 
 
 class LabEnvironment:
@@ -66,7 +67,10 @@ class LabEnvironment:
         )
 
     def evaluate(self, example: Example, response: str) -> Outcome:
-        """Interpret the response; one test case a command."""
+        """Interpret the response; one test case a command. Of what is kept, ask its gate."""
+        if "gate" in example.data:
+            passed = kept.judge(example, response)
+            return Outcome(float(passed), passed)
         requests = example.data["requests"]
         report = interpret(self.dialect, requests, response)
         return Outcome(
@@ -81,6 +85,14 @@ class LabEnvironment:
         """The right response, for tests of the environment."""
         requests = example.data["requests"]
         return "\n".join(self.dialect.command(r.device, r.room, r.level) for r in requests)
+
+    def anchors(self) -> Sequence[Sequence[ChatMessage]]:
+        """Prompts of the skills that the base model was pretrained on, for other dialects."""
+        return kept.anchors(self.dialect)
+
+    def retention(self) -> Mapping[str, Sequence[Example]]:
+        """The gates of the base model (`resd lab gates`), for other dialects."""
+        return kept.retention(self.dialect)
 
     def score_playbook(self, contents: Iterable[str]) -> dict[str, float]:
         """Precision and recall of a playbook against the dialect."""

@@ -1,0 +1,125 @@
+"""Retention: what has nothing to do with the task, beside every evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_input import Capture, Words
+
+from resd.cli import main
+from resd.context.curation import parse_curation
+from resd.lab_base.corpus import compact, solution
+from resd.report.results import read_result
+from resd.report.table import make_rows, notes
+from resd.runs import read_metrics
+from resd.tasks.lab import LabEnvironment
+
+KEPT = """
+class Env(Env):
+    def retention(self):
+        made = [Example(f"k-{i}", [{"role": "user", "content": f"keep {i}"}], "kept")
+                for i in range(5)]
+        return {"all": made, "none": made[:2]}
+    def evaluate(self, example, response):
+        if example.data == "kept":
+            good = example.id in ("k-0", "k-1", "k-4")
+            return Outcome(reward=float(good), passed=good)
+        return super().evaluate(example, response)
+"""
+
+
+def test_every_evaluation_measures_it(
+    train_words: Words, env: Callable[[str], str], tmp_path: Path, capsys: Capture
+) -> None:
+    words = train_words(task=env(KEPT), train__steps=2, evaluation__retention=3)
+    assert main(words) == 0
+    rows = [row for row in read_metrics(tmp_path / "run") if "eval/mean@2" in row]
+    assert [row["step"] for row in rows] == [0, 2]
+    for row in rows:
+        assert row["eval/retention/all"] == pytest.approx(2 / 3)  # of the first three
+        assert row["eval/retention/none"] == 1.0
+    assert "(kept: all 0.67, none 1.00)" in capsys.readouterr().out
+    result = read_result(tmp_path / "run", 0)
+    assert result.retention == {"all": pytest.approx(2 / 3), "none": 1.0}
+    assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["eval/retention/none"] == 1.0
+
+
+def test_it_is_a_column_of_a_comparison(
+    train_words: Words, env: Callable[[str], str], tmp_path: Path
+) -> None:
+    from resd.compare.variants import Variant
+    from resd.report.results import Summary
+
+    assert main(train_words(task=env(KEPT), train__steps=1, evaluation__retention=3)) == 0
+    result = read_result(tmp_path / "run", 0)
+    summary = Summary(Variant("a", {}), "t", "m", (result,), {})
+    names, rows = make_rows([summary])
+    assert rows[0][names.index("kept: all")] == "0.667"
+    assert any(note.startswith("kept:") for note in notes([summary]))
+
+
+def test_off_by_default(train_words: Words, env: Callable[[str], str], tmp_path: Path) -> None:
+    assert main(train_words(task=env(KEPT), train__steps=1)) == 0
+    assert not any("retention" in key for row in read_metrics(tmp_path / "run") for key in row)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('no')", "retention() failed: ValueError: no"),
+        ("return {'a': []}", "retention()['a'] returned no example"),
+        ("return {'a': [3]}", "retention()['a'][0]: expected a resd.Example"),
+        ("return [1]", "retention() failed"),
+        (
+            "return {'a': [Example('x', [{'role': 'user', 'content': 'y ' * 90}])]}",
+            "holds no prompt of at most",
+        ),
+    ],
+)
+def test_groups_that_make_no_sense_are_refused(
+    body: str, says: str, refused: Callable[..., str], env: Callable[[str], str]
+) -> None:
+    bad = f"\nclass Env(Env):\n    def retention(self):\n        {body}\n"
+    over = {"evaluation__retention_tokens": 16, "model__max_context": 100}
+    assert says in refused(task=env(bad), evaluation__retention=1, **over)
+
+
+def test_a_task_without_groups_is_refused(refused: Callable[..., str]) -> None:
+    assert "has no retention()" in refused(evaluation__retention=2)
+
+
+def test_an_environment_that_fails_on_all_of_it_stops_the_run(
+    train_words: Words, env: Callable[[str], str], capsys: Capture
+) -> None:
+    broken = KEPT.replace("good = example.id in", "raise KeyError('x')  #")
+    words = train_words(task=env(broken), train__steps=1, evaluation__retention=2)
+    assert main(words) == 2
+    assert "failed on every answer of retention group 'all'" in capsys.readouterr().err
+
+
+def test_the_lab_keeps_its_gates() -> None:
+    world = LabEnvironment(0)
+    groups = world.retention()
+    assert list(groups) == ["complete_playbook", "raw_feedback", "reflection", "curation"]
+    for example in groups["complete_playbook"][:20]:
+        dialect, requests = example.data["truth"]
+        assert world.evaluate(example, solution(dialect, requests)).passed
+        assert not world.evaluate(example, "yo").passed
+    for example in groups["reflection"][:20]:
+        lesson = example.data["truth"][0].fact
+        if lesson is not None:
+            right = compact({"what_went_wrong": "x", "what_to_do": lesson, "tags": []})
+            assert world.evaluate(example, right).passed
+        assert not world.evaluate(example, "{}").passed
+    for example in groups["curation"][:20]:
+        (operations,) = example.data["truth"]
+        empty: Any = compact({"operations": []})
+        assert world.evaluate(example, empty).passed is (
+            parse_curation(empty).operations == operations
+        )
+        assert not world.evaluate(example, "no").passed
