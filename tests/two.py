@@ -17,7 +17,7 @@ def torchrun(
     place: Path,
     commands: Sequence[Sequence[str]],
     number: int = 2,
-    seconds: float = 200,
+    seconds: float = 500,
     **environment: str,
 ) -> list[list[int]]:
     """Exit codes of command lines in each process, one command after the other."""
