@@ -59,9 +59,6 @@ BROKEN = ("resd", "resd, lora ema")
 
 def words(name: str, output: Path, model: Path, **more: Any) -> list[str]:
     method = name.partition(",")[0]
-    # One process has no other memory than the host's.
-    if "offload" in name and output.parent.name.startswith("two"):
-        more["method__teacher__offload"] = True
     settings = tiny.settings(model, output, method, train__steps=3, **{**RUNS[name], **more})
     return ["train", *tiny.arguments(settings)]
 
@@ -91,7 +88,10 @@ def runs(
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
 
     def command(name: str, place: Path) -> list[str]:
-        return words(name, place / name, untied if "untied" in name else tiny_model)
+        # One process has no other memory than the host's.
+        offload = {"method__teacher__offload": True} if "offload" in name and place is two else {}
+        model = untied if "untied" in name else tiny_model
+        return words(name, place / name, model, **offload)
 
     # Two runs of two steps, to be gone on with by the other number of processes.
     short = {name: command(name, place) for name, place in ((BROKEN[0], one), (BROKEN[1], two))}

@@ -10,6 +10,7 @@ import torch
 from families import build
 from safetensors.torch import load_file, save_file
 
+from resd.backend import fsdp
 from resd.config import LoraConfig, ModelConfig
 from resd.models.load import load_model
 from resd.models.spread import empty_model, stored_model
@@ -57,3 +58,18 @@ def test_weights_are_read_in_the_dtype_of_their_files(tiny_model: Path, tmp_path
     narrow[min(narrow)] = weights[min(narrow)]  # one of them is not: nothing may be lost
     save_file(narrow, place / "model.safetensors", {"format": "pt"})
     assert stored_model(config).dtype == torch.float32
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_what_is_kept_in_host_memory(offload: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer and the root, by the policy of PyTorch; pinned where there is a device."""
+    sharded: list[dict[str, Any]] = []
+    monkeypatch.setattr(fsdp, "fully_shard", lambda module, **words: sharded.append(words))
+    process = object.__new__(fsdp.Sharded)
+    process.device, process._mesh = torch.device("cpu"), None
+    model = build("Qwen3")
+    process.shard(model, None, offload=offload)
+    assert len(sharded) == model.config.num_hidden_layers + 1
+    for words in sharded:
+        assert ("offload_policy" in words) is offload
+        assert not offload or words["offload_policy"].pin_memory is False

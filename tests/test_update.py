@@ -372,3 +372,9 @@ def test_a_teacher_of_its_own_is_made_ready_for_its_head(
     update.run(samples(2), StepReport())
     assert len(seen) == lent
     assert all(model is not update.student for model in seen)
+
+
+def test_gradients_are_given_up_after_the_step(make: Make) -> None:
+    update = make("sdpo", {"updates_per_batch": 2})
+    assert update.run(samples(), StepReport())
+    assert all(p.grad is None for p in update.student.parameters())

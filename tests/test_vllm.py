@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_vllm
@@ -88,6 +89,10 @@ def test_what_vllm_is_told(
     }
     assert llms[0].words == {**plain, "kv_cache_memory_bytes": 1 << 30}
     assert llms[1].words == {**plain, "dtype": "bfloat16", "gpu_memory_utilization": 0.5}
+    several = SimpleNamespace(world=2)
+    started(tiny_model, loaded(tiny_model), dtype=torch.bfloat16, backend=several)
+    wide = {**plain, "dtype": "bfloat16", "kv_cache_memory_bytes": 1 << 30}
+    assert llms[2].words == {**wide, "distributed_executor_backend": "external_launcher"}
     # The weights are handed to a worker in this process, whatever the user set; the rest is his.
     assert llms[0].environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"

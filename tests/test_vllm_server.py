@@ -17,6 +17,7 @@ from test_vllm import ASKED, CONTEXT, loaded, same, shaken, wanted
 
 from resd.cli import main
 from resd.config import LoraConfig
+from resd.engines import vllm_server
 from resd.engines.vllm_http import Server
 from resd.engines.vllm_server import VLLMServerEngine
 from resd.errors import UserError
@@ -125,6 +126,25 @@ def test_a_cache_that_is_in_use(server: FakeServer, monkeypatch: pytest.MonkeyPa
     server.busy = 99
     with pytest.raises(UserError, match="a server of its own"):
         engine.sync(model, "1")
+
+
+def test_a_process_that_cannot_write_still_takes_part(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for its share of every weight."""
+    model, taken = loaded(server.place), []
+
+    def each(model: Any) -> Iterator[Any]:
+        for name, tensor in model.state_dict().items():
+            taken.append(name)
+            yield name, tensor
+
+    monkeypatch.setattr(vllm_server, "whole_weights", each)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="weights cannot be written"):
+        started(server, model, place=file).sync(model, "0")
+    assert taken == list(model.state_dict())
 
 
 def test_adapters_by_themselves(server: FakeServer) -> None:

@@ -186,8 +186,6 @@ class VLLMServerEngine:
         """Write the weights, or the adapter that is switched on; False if none is."""
         assert self._files is not None
         try:
-            if self._backend.main:
-                self._files.mkdir(parents=True)
             written = _write_adapter if self._adapters else _write_weights
             return written(model, self._files if self._backend.main else None)
         except Exception as error:
@@ -321,6 +319,7 @@ def _write_weights(model: Any, place: Path | None) -> bool:
 def _write_files(named: Iterator[tuple[str, torch.Tensor]], place: Path) -> None:
     from safetensors.torch import save_file
 
+    place.mkdir(parents=True)
     held: dict[str, torch.Tensor] = {}
     files, size = 0, 0
 

@@ -14,7 +14,7 @@ from resd.errors import UserError
 from resd.models.chat import ChatFormat
 from resd.runs.seeds import derive
 from resd.tasks.base import Environment
-from resd.tasks.registry import MOST_EXAMPLES, describe_error, prompt_problem
+from resd.tasks.registry import MOST_EXAMPLES, asked, prompt_problem
 from resd.types import ChatMessage
 
 GENERAL = Path(__file__).with_name("general_prompts.txt")
@@ -78,12 +78,7 @@ def _prompts(config: RunConfig, environment: Environment) -> list[Sequence[ChatM
     if which is not None and which != "task":
         return _read(Path(which), which)
     what = f"task {config.task}: anchors()"
-    try:
-        values = list(islice(own(), MOST_EXAMPLES))  # type: ignore[misc]
-    except UserError as error:
-        raise UserError(f"{what}: {error}") from None
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{what} failed: {describe_error(error)}") from None
+    values = asked(what, lambda: list(islice(own(), MOST_EXAMPLES)))  # type: ignore[misc]
     return _checked(((f"{what}[{i}]", value) for i, value in enumerate(values)), what)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from resd.config import RunConfig
@@ -10,7 +11,7 @@ from resd.errors import UserError
 from resd.loop.rollouts import Sampler
 from resd.models.chat import ChatFormat
 from resd.tasks.base import Environment
-from resd.tasks.registry import check_examples, describe_error
+from resd.tasks.registry import asked, check_examples
 from resd.types import Example
 
 
@@ -38,12 +39,7 @@ def load_retention(
             f"evaluation.retention is {number}, but task {config.task} has no retention(): give "
             "it one (docs/anchors.md), or set 0"
         )
-    try:
-        groups = {str(name): list(examples) for name, examples in own().items()}
-    except UserError as error:
-        raise UserError(f"{what}: {error}") from None
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{what} failed: {describe_error(error)}") from None
+    groups = asked(what, lambda: {str(name): list(given) for name, given in own().items()})
     found = {}
     for name, examples in groups.items():
         check_examples(examples, f"{what}[{name!r}]")
@@ -72,9 +68,9 @@ def measure_retention(
     """
     found = {}
     for name, examples in groups.items():
-        longest = max(len(sampler.encode(example.prompt)) for example in examples)
         sampling = Sampling(0.0, 1.0, max_new_tokens)
-        batch = sampler.respond(examples, 1, sampling, "retention", name, max_prompt=longest)
+        # That they fit into the context was seen when they were loaded.
+        batch = sampler.respond(examples, 1, sampling, "retention", name, max_prompt=sys.maxsize)
         if batch.all_failed:
             raise UserError(
                 f"the environment failed on every answer of retention group {name!r}: "

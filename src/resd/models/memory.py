@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resd.config import DistillConfig, RunConfig
-from resd.models.moments import Part, moments
+from resd.models.moments import Part, fewer_trained, moments
 from resd.models.sizes import Sizes, architecture, skeleton
 
 GB = 10**9
@@ -147,7 +147,7 @@ class Memory:
     def _kept(self, n: int) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         sizes, share = self.sizes, f" / {n}" if n > 1 else ""
         frozen = sizes.bare if sizes.adapters else sizes.bare - sizes.trained
-        fewer = "model.lora.rank" if sizes.adapters else "adapters (model.lora.rank 16)"
+        fewer = fewer_trained(sizes)
         half = "model.compute_dtype bfloat16" if sizes.b == 4 else ""
         trained = sizes.trained * sizes.wide
         teacher, host = self._teacher(n)

@@ -46,6 +46,11 @@ def moments(
     return _Moments(run, sizes, processes, device).all(base)
 
 
+def fewer_trained(sizes: Sizes) -> str:
+    """The setting that leaves fewer weights to train."""
+    return "model.lora.rank" if sizes.adapters else "adapters (model.lora.rank 16)"
+
+
 @dataclass(frozen=True)
 class _Pass:
     """Tokens of a forward pass: all, of its longest sequence, and length x length over its rows.
@@ -122,9 +127,8 @@ class _Moments:
     def _gradients(self) -> Part:
         """From the first micro-batch of an update to the optimiser's step."""
         s, share = self.sizes, f" / {self.n}" if self.n > 1 else ""
-        fewer = "model.lora.rank" if s.adapters else "adapters (model.lora.rank 16)"
         size = s.trained * s.wide // self.n
-        return Part("gradients", size, f"trained x {s.wide}{share}", fewer)
+        return Part("gradients", size, f"trained x {s.wide}{share}", fewer_trained(s))
 
     # -- several processes --------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class _Moments:
 
     def _tokens(self, rows: int, longest: int) -> tuple[Part, ...]:
         numbers = self.sizes.cache(longest)
-        # A layer's keys are copied when a token is added.
+        # A layer's keys are copied when its room is full.
         size = rows * (numbers + numbers // max(1, self.sizes.layers)) * self.sizes.b
         formula = f"{rows} rows x {longest:,} tokens x keys and values of all layers x b"
         choice = rows * self.sizes.vocabulary * _CHOICE

@@ -8,16 +8,18 @@ import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from resd.errors import UserError, close_to
 from resd.tasks.base import Environment
 from resd.types import Example, Split
+
+T = TypeVar("T")
 
 # Name and place of the class; imported when asked for.
 BUILT_IN = {
@@ -214,6 +216,20 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise UserError(f"task module {name} cannot be imported: {describe_error(error)}") from None
+
+
+def asked(what: str, call: Callable[[], T]) -> T:
+    """What an optional member of an environment gives.
+
+    Raises:
+        UserError: it fails; `what` says which member.
+    """
+    try:
+        return call()
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what} failed: {describe_error(error)}") from None
 
 
 def describe_error(error: BaseException) -> str:
