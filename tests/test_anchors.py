@@ -434,7 +434,7 @@ def test_the_lab_s_prompts_hold_no_dialect_of_the_task(monkeypatch: pytest.Monke
     world.dialect = Dialect.numbered(1)
     groups = world.retention()
     assert world.dialect in asked  # drawn, and drawn again
-    truth = [e.data["truth"][0] for e in groups["complete_playbook"]]
+    truth = [e.data["truth"][0] for e in groups["playbook"]]
     assert world.dialect not in truth
 
 

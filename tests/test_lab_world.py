@@ -4,6 +4,7 @@ import itertools
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,11 @@ from resd.tasks.lab.dialect import (
     NOTATIONS,
     ROOMS,
     SPELLINGS,
+    VERBS,
     contradicts,
     score_facts,
 )
+from resd.tasks.lab.environment import wrong_message
 from resd.tasks.lab.interpreter import Request, check_command, interpret, slot_of
 
 DIALECTS = st.integers(0, 300).map(Dialect.numbered)
@@ -204,3 +207,120 @@ def test_bad_arguments_are_refused():
     for arguments in ({"dialect": -1}, {"commands": 4}, {"train_size": 0}):
         with pytest.raises(ValueError, match="dialect must be"):
             LabEnvironment(**arguments)
+    for arguments in ({"known": 6}, {"known": -1}, {"noise": 1.5}):
+        with pytest.raises(ValueError, match="known must be 0 to 5, noise 0 to 1"):
+            LabEnvironment(**arguments)
+    with pytest.raises(ValueError, match="no house 'brich'; there are birch, oak"):
+        LabEnvironment(house="brich")
+
+
+# -- worlds in which claims can fail ---------------------------------------------------------------
+
+SHIFTED = st.integers(0, 300).map(lambda number: Dialect.numbered(number, shifted=True))
+
+
+def test_dialects_are_what_they_were_before_there_were_shifts_and_houses():
+    assert Dialect.numbered(0).facts()[:6] == [
+        *("open: ahoy", "close: end", "room: #", "order: room verb level", "level: capitals"),
+        "verb: lamp zap",
+    ]
+    plain, other = Dialect.numbered(3), Dialect.numbered(3, shifted=True, house="oak")
+    assert replace(other, shift=0, house="") == plain
+
+
+def test_known_facts_stand_in_every_request():
+    world = LabEnvironment(4, known=3)
+    for example in world.examples("train")[:20]:
+        lines = example.prompt[0]["content"].split("\n")
+        assert lines[:3] == world.dialect.facts()[:3]
+        assert lines[3].startswith("set the ")
+    assert world.examples("train")[0].id == LabEnvironment(4).examples("train")[0].id
+
+
+def test_a_house_stands_in_every_request_and_in_what_is_learnt():
+    world = LabEnvironment(4, house="birch", known=1, commands=2)
+    example = world.examples("test")[0]
+    lines = example.prompt[0]["content"].split("\n")
+    assert lines[0] == "in birch house"
+    assert lines[1] == f"birch open: {world.dialect.opener}"
+    assert all(line.startswith("set the ") for line in lines[2:])
+    assert world.evaluate(example, world.gold(example)).passed
+    assert all(fact.startswith("birch ") for fact in world.dialect.facts())
+    finding = interpret(world.dialect, example.data["requests"], "nonsense").finding
+    assert finding.fact in world.dialect.facts()
+    assert "birch" not in finding.feedback
+
+
+def test_facts_of_two_houses_do_not_contradict_and_are_judged_apart():
+    assert contradicts("birch close: end", "birch close: over")
+    assert not contradicts("birch close: end", "oak close: over")
+    assert contradicts("birch verb: lamp zap", "birch verb: fan zap")
+    assert not contradicts("birch verb: lamp zap", "oak verb: fan zap")
+    birch = Dialect.numbered(0, house="birch")
+    oak = Dialect.numbered(1, house="oak")
+    both = [*birch.facts(), *oak.facts()]
+    assert score_facts(both, birch) == {"precision": 1.0, "recall": 1.0}
+    unnamed = Dialect.numbered(0).facts()
+    assert score_facts([*birch.facts(), *unnamed], birch) == {"precision": 0.5, "recall": 1.0}
+
+
+@given(SHIFTED, REQUESTS)
+def test_no_message_names_the_shift_and_it_follows_from_one(dialect, request):
+    assert 1 <= dialect.shift <= 8
+    right = dialect.command(request.device, request.room, request.level)
+    assert check_command(dialect, request, right) is None
+    unshifted = replace(dialect, shift=0).command(request.device, request.room, request.level)
+    finding = check_command(dialect, request, unshifted)
+    assert (finding.kind, finding.fact) == ("shift", f"shift: {dialect.shift}")
+    stands = (request.level - 1 - dialect.shift) % 9 + 1
+    assert finding.feedback == f"the {request.device} stands at {stands}, wanted {request.level}"
+    assert f"shift: {dialect.shift}" in dialect.facts()
+
+
+@given(SHIFTED, DIALECTS, REQUESTS)
+def test_what_feedback_of_a_shifted_dialect_teaches_is_true(dialect, other, request):
+    line = other.command(request.device, request.room, request.level)
+    finding = check_command(dialect, request, line)
+    assert finding is None or finding.fact in dialect.facts()
+
+
+def test_noise_is_a_share_of_wrong_messages_and_changes_no_reward():
+    world, truth = LabEnvironment(2, noise=0.3), LabEnvironment(2)
+    other = LabEnvironment(7)
+    wrong = 0
+    examples = world.examples("train")
+    for example in examples:
+        response = other.gold(example)
+        noisy, plain = world.evaluate(example, response), truth.evaluate(example, response)
+        assert (noisy.reward, noisy.passed) == (plain.reward, plain.passed)
+        assert world.evaluate(example, response) == noisy
+        wrong += noisy.feedback != plain.feedback
+    assert 0.2 < wrong / len(examples) < 0.4
+    gold = [world.evaluate(example, world.gold(example)) for example in examples]
+    assert all(outcome.passed and not outcome.feedback for outcome in gold)
+
+
+def test_a_wrong_message_states_what_is_false():
+    world, rng = LabEnvironment(2, house="elm"), random.Random(0)
+    for example in world.examples("train")[:50]:
+        response = LabEnvironment(7).gold(example)
+        finding = wrong_message(world.dialect, example.data["requests"], response, rng)
+        assert finding.fact not in world.dialect.facts()
+        assert finding.fact.startswith("elm ")
+
+
+def test_what_a_uniform_guess_gets():
+    """By enumeration of what is not known."""
+    assert LabEnvironment(0).uniform_guess() == pytest.approx(1 / 82_944)
+    assert LabEnvironment(0, known=5).uniform_guess() == pytest.approx(1 / 8)
+    assert LabEnvironment(0, known=3).uniform_guess() == pytest.approx(1 / 384)
+    assert LabEnvironment(0, inference=True).uniform_guess() == pytest.approx(1 / 82_944 / 8)
+    world = LabEnvironment(5, commands=2, known=5)
+    rng, hits, draws = random.Random(0), 0, 40_000
+    examples = world.examples("test")
+    for _ in range(draws):
+        guess = replace(world.dialect, verbs=tuple(rng.sample(VERBS, len(VERBS))))
+        example = rng.choice(examples)
+        lines = [guess.command(r.device, r.room, r.level) for r in example.data["requests"]]
+        hits += world.evaluate(example, "\n".join(lines)).passed
+    assert hits / draws == pytest.approx(world.uniform_guess(), rel=0.1)

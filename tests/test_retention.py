@@ -12,7 +12,7 @@ from bad_input import Capture, Words
 
 from resd.cli import main
 from resd.context.curation import parse_curation
-from resd.lab_base.corpus import compact, solution
+from resd.lab_base.targets import compact, solution
 from resd.report.results import read_result
 from resd.report.table import make_rows, notes
 from resd.runs import read_metrics
@@ -105,8 +105,10 @@ def test_an_environment_that_fails_on_all_of_it_stops_the_run(
 def test_the_lab_keeps_its_gates() -> None:
     world = LabEnvironment(0)
     groups = world.retention()
-    assert list(groups) == ["complete_playbook", "raw_feedback", "reflection", "curation"]
-    for example in groups["complete_playbook"][:20]:
+    assert list(groups) == [
+        *("playbook", "raw_feedback", "reflection", "curation", "houses", "inference", "known")
+    ]
+    for example in groups["playbook"][:20]:
         dialect, requests = example.data["truth"]
         assert world.evaluate(example, solution(dialect, requests)).passed
         assert not world.evaluate(example, "yo").passed

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from dataclasses import replace
 from pathlib import Path
 
 from resd.errors import UserError
@@ -16,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain = actions.add_parser("pretrain", help="remake the base model (about an hour)")
     pretrain.add_argument("--output", type=Path, required=True, help="directory for the model")
     pretrain.add_argument(
-        "--steps", type=int, default=None, help="most batches a stage; default: all"
+        "--steps", type=int, default=None, help="batches; default: as for what ships"
     )
     pretrain.add_argument("--seed", type=int, default=0, help="of tokenizer and weights")
-    pretrain.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    pretrain.add_argument("--threads", type=int, default=1, help="CPU threads")
     pretrain.set_defaults(run=_pretrain)
     gates = actions.add_parser("gates", help="measure the gates of a base model")
     gates.add_argument("model", nargs="?", default="lab", help="directory; default: as shipped")
@@ -32,9 +30,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
     config = PretrainConfig(seed=options.seed, threads=options.threads)
     if options.steps is not None:
-        config.stages = tuple(
-            replace(stage, stop=min(stage.stop, options.steps)) for stage in config.stages
-        )
+        config.steps = options.steps
     if options.output.is_dir() and any(options.output.iterdir()):
         raise UserError(f"output directory {options.output} is not empty")
     pretrain(options.output, config)

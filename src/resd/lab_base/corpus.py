@@ -2,119 +2,59 @@
 
 Given any subset of facts in context, solve a request (and guess the rest from the prior); use raw
 feedback as well as reflections; reflect; tag; curate; recite. A third of the playbooks are dirty:
-they hold one to three wrong or conflicting entries, and the targets trust the feedback. The
-prompts come from the very templates that training uses.
+they hold one to three wrong or conflicting entries, and the targets trust the feedback. Some
+dialects have a house or a shift, some questions state facts, some messages are wrong. The prompts
+come from the very templates that training uses, a part of them from the library's general ones.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
 from resd.context.templates import Templates
+from resd.lab_base.targets import (
+    GENERAL_LESSONS,
+    WRONG_WORDS,
+    counts,
+    curation_target,
+    lesson_of,
+    question,
+    reflection_target,
+    review_target,
+    solution,
+)
+from resd.lab_base.wording import reworded
 from resd.tasks.lab.dialect import (
     CLOSERS,
     DEVICES,
+    HOUSES,
     LEVELS,
     MARKS,
     NOTATIONS,
     OPENERS,
     ORDERS,
     ROOMS,
+    SHIFTS,
     SPELLINGS,
     VERBS,
     Dialect,
-    contradicts,
 )
-from resd.tasks.lab.environment import LabEnvironment
+from resd.tasks.lab.environment import wrong_message
 from resd.tasks.lab.interpreter import Finding, Request, interpret
 
 HELD_OUT = 1000
-WRONG_WORDS = {
-    "open": "opener",
-    "close": "closer",
-    "shape": "shape",
-    "order": "order",
-    "room": "mark",
-    "verb": "verb",
-    "place": "place",
-    "level": "level",
-}
-GENERAL_LESSONS = {
-    "shape": "one room, one verb, one level",
-    "place": "take the room of the request",
-}
 _ECHO_WORDS = (
-    *(f" {word}" for word in (*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS)),
+    *(f" {word}" for word in (*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS, *HOUSES)),
     *(f" {mark}" for mark in MARKS),
     *(str(digit) for digit in range(10)),
     *(f" {spelling}" for spelling in SPELLINGS),
     *("\n", "\n", "verb:", "code-00", "calc-00"),
 )
 Segments = list[tuple[str, bool]]
-
-
-def compact(value: object) -> str:
-    """JSON without spaces."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def lesson_of(finding: Finding) -> str:
-    """What a perfect reflector says to do."""
-    return finding.fact or GENERAL_LESSONS[finding.kind]
-
-
-def reflection_target(finding: Finding, playbook: Sequence[Entry]) -> str:
-    """A perfect reflection: what follows from the feedback, and tags by it."""
-    tags = []
-    for entry in playbook:
-        if finding.fact is not None and entry.content == finding.fact:
-            tags.append({"id": entry.id, "tag": "helpful"})
-        elif finding.fact is not None and contradicts(entry.content, finding.fact):
-            tags.append({"id": entry.id, "tag": "harmful"})
-    return compact(
-        {
-            "what_went_wrong": WRONG_WORDS[finding.kind],
-            "what_to_do": lesson_of(finding),
-            "tags": tags,
-        }
-    )
-
-
-def curation_target(lesson: str, playbook: Sequence[Entry]) -> str:
-    """A perfect curation: add what is missing, replace what is contradicted."""
-    if lesson in GENERAL_LESSONS.values():
-        return compact({"operations": []})
-    known = any(entry.content == lesson for entry in playbook)
-    operations: list[dict[str, str]] = []
-    for entry in playbook:
-        if contradicts(entry.content, lesson):
-            if known:
-                operations.append({"op": "REMOVE", "id": entry.id})
-            else:
-                operations.append({"op": "UPDATE", "id": entry.id, "content": lesson})
-                known = True
-    if not known:
-        section = "calc" if lesson.startswith("level:") else "code"
-        operations.append({"op": "ADD", "section": section, "content": lesson})
-    return compact({"operations": operations})
-
-
-def review_target(dialect: Dialect, requests: Sequence[Request], playbook: Sequence[Entry]) -> str:
-    """Perfect tags after a success: what the solution shows of verbs, and what it refutes."""
-    shown = [f for f in dialect.facts() if not f.startswith("verb:")]
-    shown += [f"verb: {r.device} {dialect.verb_of(r.device)}" for r in requests]
-    verbs = shown[5:]
-    tags = []
-    for entry in playbook:
-        if entry.content in verbs:
-            tags.append({"id": entry.id, "tag": "helpful"})
-        elif any(contradicts(entry.content, fact) for fact in shown):
-            tags.append({"id": entry.id, "tag": "harmful"})
-    return compact({"tags": tags})
 
 
 class Corpus:
@@ -127,6 +67,7 @@ class Corpus:
         templates: the lab's templates.
         turn: wraps a user message in the chat format, up to and with the assistant header.
         lookups: fraction of lookup drills among the skills' samples.
+        general: fraction of the skills' samples that use the library's general templates.
     """
 
     def __init__(
@@ -135,11 +76,13 @@ class Corpus:
         templates: Templates,
         turn: Callable[[str], str],
         lookups: float = 0.0,
+        general: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
         self.templates = templates
         self.turn = turn
         self.lookups = lookups
+        self._general = (general, reworded(self.rng) if general else [])
         # Evaluation dialects are never trained on.
         self._held_out = {Dialect.numbered(number) for number in range(HELD_OUT)}
 
@@ -157,11 +100,26 @@ class Corpus:
         return kind(dialect)
 
     def dialect(self) -> Dialect:
-        """A dialect that is not held out."""
+        """A dialect that is not held out; some have a shift, some a house."""
         while True:
             dialect = Dialect.sample(self.rng)
             if dialect not in self._held_out:
-                return dialect
+                return self.settled(dialect)
+
+    def settled(self, dialect: Dialect) -> Dialect:
+        """The dialect, now and then with a shift or in a house."""
+        rng = self.rng
+        shift = rng.choice(SHIFTS) if rng.random() < 0.2 else 0
+        return replace(dialect, shift=shift, house=rng.choice(HOUSES) if rng.random() < 0.3 else "")
+
+    def known(self) -> int:
+        """How many facts a question states: mostly none."""
+        return self.rng.randint(1, 5) if self.rng.random() < 0.2 else 0
+
+    def wording(self) -> Templates:
+        """The templates of a sample."""
+        share, others = self._general
+        return self.rng.choice(others) if self.rng.random() < share else self.templates
 
     def look_up(self, dialect: Dialect) -> Segments:
         """One playbook, then turn by turn a device in and its verb out.
@@ -169,10 +127,12 @@ class Corpus:
         Eight lookups a sample: within whole commands, one lookup each, this skill came last and
         late (LOG.md).
         """
-        notes = "\n".join(self.rng.sample(dialect.facts(), len(dialect.facts())))
+        notes = "\n".join(self._beside(dialect, dialect.facts()))
         segments: Segments = []
         for device in self.rng.sample(DEVICES, len(DEVICES)):
-            text = f"look up\n{notes}\nthe {device}" if not segments else f"the {device}"
+            text = f"the {device}"
+            if not segments:
+                text = "\n".join(["look up", notes, *dialect.heading(), text])
             segments += [(self.turn(text), False), (f" {dialect.verb_of(device)}", True)]
         return segments
 
@@ -193,7 +153,7 @@ class Corpus:
         """Facts in, the same facts in canonical order out: teaches key lookup."""
         facts = self._subset(dialect)
         if self.rng.random() < 0.5:
-            facts = [fact for fact in dialect.facts() if fact.startswith("verb:")]
+            facts = [fact for fact in dialect.facts() if "verb:" in fact]
             kept = set(self.rng.sample(facts, self.rng.randint(2, len(facts))))
             facts = [fact for fact in facts if fact in kept]
         shuffled = self.rng.sample(facts, len(facts))
@@ -203,19 +163,21 @@ class Corpus:
     def solve(self, dialect: Dialect) -> Segments:
         """Solve a request with some of playbook, trial, feedback, reflection and solution."""
         rng = self.rng
-        requests = self.requests()
+        requests, known = self.requests(), self.known()
         gold = solution(dialect, requests)
         mode = rng.random()
         playbook = [] if mode < 0.4 else self.playbook(dialect, complete=mode > 0.65)
         trial, finding = "", None
         if rng.random() < (0.75 if mode < 0.4 else 0.6):
-            trial, finding = self.failure(dialect, requests)
+            trial, finding = self.failure(dialect, requests, known)
+            if playbook and rng.random() < 0.1:
+                finding = wrong_message(dialect, requests, trial, rng) or finding
         reflection = Reflection()
         if finding is not None and rng.random() < 0.5:
             reflection = Reflection(WRONG_WORDS[finding.kind], lesson_of(finding))
-        text = self.templates.render(
+        text = self.wording().render(
             "teacher",
-            question=question(requests),
+            question=question(requests, dialect, known),
             playbook=playbook,
             trial=trial,
             feedback=finding.feedback if finding else "",
@@ -223,20 +185,21 @@ class Corpus:
             solution=gold if rng.random() < 0.06 else "",
         )
         segments = [(self.turn(text), False), (gold, True)]
-        if playbook and rng.random() < 0.3:
-            for _ in range(2):
+        if playbook and rng.random() < 0.4:
+            for _ in range(3):
                 more = self.requests()
-                segments += [(self.turn(question(more)), False), (solution(dialect, more), True)]
+                text = question(more, dialect, known)
+                segments += [(self.turn(text), False), (solution(dialect, more), True)]
         return segments
 
     def reflect(self, dialect: Dialect) -> Segments:
         """Write a reflection on a failure."""
-        requests = self.requests()
+        requests, known = self.requests(), self.known()
         playbook = self.playbook(dialect, complete=self.rng.random() < 0.3)
-        trial, finding = self.failure(dialect, requests)
-        text = self.templates.render(
+        trial, finding = self.failure(dialect, requests, known)
+        text = self.wording().render(
             "reflect",
-            question=question(requests),
+            question=question(requests, dialect, known),
             playbook=playbook,
             trial=trial,
             feedback=finding.feedback,
@@ -250,19 +213,20 @@ class Corpus:
         lesson = self.lesson(dialect, playbook)
         if rng.random() < 0.08:
             lesson = rng.choice(list(GENERAL_LESSONS.values()))
-        reflection = Reflection("", lesson)
-        text = self.templates.render(
+        wrong = rng.choice(list(WRONG_WORDS.values())) if rng.random() < 0.5 else ""
+        reflection = Reflection(wrong, lesson)
+        text = self.wording().render(
             "curate", question="", playbook=playbook, reflection=reflection
         )
         return [(self.turn(text), False), (curation_target(lesson, playbook), True)]
 
     def review(self, dialect: Dialect) -> Segments:
         """Tag entries after a success."""
-        requests = self.requests()
+        requests, known = self.requests(), self.known()
         playbook = self.playbook(dialect, complete=self.rng.random() < 0.3)
-        text = self.templates.render(
+        text = self.wording().render(
             "review",
-            question=question(requests),
+            question=question(requests, dialect, known),
             playbook=playbook,
             solution=solution(dialect, requests),
         )
@@ -273,7 +237,7 @@ class Corpus:
     def requests(self) -> list[Request]:
         """One to three requests, mostly one."""
         rng = self.rng
-        number = rng.choices((1, 2, 3), weights=(78, 14, 8))[0]
+        number = rng.choices((1, 2, 3), weights=(70, 20, 10))[0]
         return [
             Request(rng.choice(DEVICES), rng.choice(ROOMS), rng.choice(LEVELS))
             for _ in range(number)
@@ -285,10 +249,12 @@ class Corpus:
         missing = [fact for fact in dialect.facts() if fact not in known]
         return self.rng.choice(missing if missing and self.rng.random() < 0.6 else dialect.facts())
 
-    def failure(self, dialect: Dialect, requests: Sequence[Request]) -> tuple[str, Finding]:
+    def failure(
+        self, dialect: Dialect, requests: Sequence[Request], known: int = 0
+    ) -> tuple[str, Finding]:
         """A response that fails, and what the interpreter says of it."""
         while True:
-            lines = [self._attempt(dialect, request) for request in requests]
+            lines = [self._attempt(dialect, request, known) for request in requests]
             if self.rng.random() < 0.03:
                 lines.pop()
             trial = "\n".join(lines)
@@ -305,13 +271,26 @@ class Corpus:
             if not complete and rng.random() < 0.5:
                 rng.shuffle(facts)
                 facts = facts[: max(1, len(facts) - 2)]
-        facts = list(dict.fromkeys(facts))
-        rng.shuffle(facts)
+        facts = self._beside(dialect, list(dict.fromkeys(facts)))
         serials = sorted(rng.sample(range(1, rng.choice((40, 120, 999))), len(facts)))
         return [
-            Entry(f"{'calc' if fact.startswith('level') else 'code'}-{serial:05d}", fact)
+            Entry(
+                f"{'calc' if counts(fact) else 'code'}-{serial:05d}",
+                fact,
+                helpful=rng.randint(0, 20),
+                harmful=rng.choice((0, 0, 0, 1, 2)),
+            )
             for fact, serial in zip(facts, serials, strict=True)
         ]
+
+    def _beside(self, dialect: Dialect, facts: Sequence[str]) -> list[str]:
+        """Facts in any order; of a house, now and then beside those of another one."""
+        rng = self.rng
+        if dialect.house and rng.random() < 0.4:
+            house = rng.choice([name for name in HOUSES if name != dialect.house])
+            other = replace(self.settled(Dialect.sample(rng)), house=house)
+            facts = [*facts, *self._subset(other)]
+        return rng.sample(facts, len(facts))
 
     def _subset(self, dialect: Dialect) -> list[str]:
         keep = self.rng.random() ** 0.7
@@ -320,27 +299,35 @@ class Corpus:
     def _wrong_fact(self, dialect: Dialect) -> str:
         truth = dialect.facts()
         while True:
-            fact = self.rng.choice(Dialect.sample(self.rng).facts())
+            shift = self.rng.choice(SHIFTS) if dialect.shift else 0
+            other = replace(Dialect.sample(self.rng), shift=shift, house=dialect.house)
+            fact = self.rng.choice(other.facts())
             if fact not in truth:
                 return fact
 
-    def _attempt(self, dialect: Dialect, request: Request) -> str:
+    def _attempt(self, dialect: Dialect, request: Request, known: int) -> str:
         """A student's attempt, at any stage of learning; some are garbage."""
         rng = self.rng
         if rng.random() < 0.5:
             # A student that has learnt all conventions up to some point.
-            learnt = rng.randint(0, 6)
-            right = [i < learnt or rng.random() < 0.3 for i in range(6)]
+            learnt = rng.randint(0, 7)
+            right = [i < learnt or rng.random() < 0.3 for i in range(7)]
         else:
             skill = rng.random()
-            right = [rng.random() < skill for _ in range(6)]
+            right = [rng.random() < skill for _ in range(7)]
+        stated = rng.random() < 0.9
+        # In the order of the facts, but for the verbs, which nobody states.
+        right = [it or (stated and i < known) for i, it in enumerate(right)]
         guess = Dialect(
             opener=dialect.opener if right[0] else rng.choice(OPENERS),
             closer=dialect.closer if right[1] else rng.choice(CLOSERS),
-            order=dialect.order if right[2] else rng.choice(ORDERS),
-            mark=dialect.mark if right[3] else rng.choice(MARKS),
-            verbs=dialect.verbs if right[4] else tuple(rng.sample(VERBS, len(VERBS))),
-            notation=dialect.notation if right[5] else rng.choice(tuple(NOTATIONS)),
+            mark=dialect.mark if right[2] else rng.choice(MARKS),
+            order=dialect.order if right[3] else rng.choice(ORDERS),
+            notation=dialect.notation if right[4] else rng.choice(tuple(NOTATIONS)),
+            verbs=dialect.verbs if right[5] else tuple(rng.sample(VERBS, len(VERBS))),
+            shift=dialect.shift
+            if right[6]
+            else rng.choice((0, *SHIFTS) if dialect.shift else (0,)),
         )
         room = request.room if rng.random() < 0.98 else rng.choice(ROOMS)
         line = guess.command(request.device, room, request.level)
@@ -363,24 +350,3 @@ class Corpus:
         else:
             words = words[:place]
         return " ".join(words)
-
-
-def question(requests: Sequence[Request]) -> str:
-    """The student's prompt."""
-    return "\n".join(request.text() for request in requests)
-
-
-def solution(dialect: Dialect, requests: Sequence[Request]) -> str:
-    """The right response."""
-    return "\n".join(dialect.command(r.device, r.room, r.level) for r in requests)
-
-
-def lab_templates() -> Templates:
-    """The lab's own templates."""
-    return Templates([LabEnvironment.templates])
-
-
-def vocabulary() -> list[str]:
-    """Words that every tokenizer of the lab should know whole."""
-    marks = [f"{mark}{room}" for mark in MARKS for room in ROOMS]
-    return [*DEVICES, *ROOMS, *VERBS, *OPENERS, *CLOSERS, *marks, *NOTATIONS, *SPELLINGS]

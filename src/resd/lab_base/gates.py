@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resd.context.curation import parse_curation
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection, parse_reflection
-from resd.lab_base.corpus import (
-    HELD_OUT,
-    Corpus,
-    curation_target,
-    lab_templates,
-    lesson_of,
-    question,
-    reflection_target,
-)
+from resd.context.templates import Templates
+from resd.lab_base.corpus import HELD_OUT, Corpus
+from resd.lab_base.targets import curation_target, lesson_of, question, reflection_target
 from resd.lab_base.tokenizer import turn
-from resd.tasks.lab.dialect import Dialect
+from resd.lab_base.wording import lab_templates
+from resd.tasks.lab.dialect import HOUSES, SHIFTS, Dialect
 from resd.tasks.lab.interpreter import Finding, Request, interpret, slot_of
 
 THRESHOLDS = {
-    "complete_playbook": 0.95,
+    "playbook": 0.95,
     "raw_feedback": 0.95,
     "reflection": 0.90,
     "curation": 0.90,
+    "houses": 0.90,
+    "inference": 0.90,
+    "known": 0.95,
+    "general_playbook": 0.90,
+    "general_reflection": 0.90,
+    "general_curation": 0.90,
 }
 MAX_WITHOUT_CONTEXT = 0.001
 Complete = Callable[[Sequence[str]], list[str]]
@@ -62,29 +63,52 @@ def measure_gates(complete: Complete, number: int, seed: int = 0) -> dict[str, f
     """
     world = HeldOut(seed, lab_templates(), turn)
     gates: dict[str, float] = {}
-    for name in CASES:
-        cases = make_cases(name, world, number)
+    for name in THRESHOLDS:
+        world.templates = Templates() if name.startswith("general_") else lab_templates()
+        cases = make_cases(name.removeprefix("general_"), world, number)
         answers = complete([turn(case.prompt) for case in cases])
         pairs = list(zip(cases, answers, strict=True))
-        for judge in (name, "reflection_tags") if name == "reflection" else (name,):
-            gates[judge] = sum(JUDGES[judge](*c.truth, a) for c, a in pairs) / number
+        judged = name.removeprefix("general_")
+        gates[name] = sum(JUDGES[judged](*case.truth, answer) for case, answer in pairs) / number
+        if name == "reflection":
+            tagged = sum(_tags(case.truth[1], answer) for case, answer in pairs)
+            gates["reflection_tags"] = tagged / number
     return gates
 
 
 def make_cases(gate: str, world: HeldOut, number: int) -> list[Case]:
-    """Prompts of one of `CASES`."""
+    """Prompts of one of `CASES`, in the words of the world's templates."""
     return [CASES[gate](world) for _ in range(number)]
 
 
 # -- the prompts ---------------------------------------------------------------------------------
 
 
-def _complete_playbook(world: HeldOut) -> Case:
-    dialect, requests = world.dialect(), world.requests()
-    facts = dialect.facts()
-    world.rng.shuffle(facts)
+def _playbook(world: HeldOut) -> Case:
+    dialect = world.dialect()
+    return _by_facts(world, dialect, dialect.facts())
+
+
+def _houses(world: HeldOut) -> Case:
+    """All of two houses, of which the question names one."""
+    house, other = world.rng.sample(HOUSES, 2)
+    dialect = replace(world.dialect(), house=house)
+    return _by_facts(
+        world, dialect, [*dialect.facts(), *replace(world.dialect(), house=other).facts()]
+    )
+
+
+def _known(world: HeldOut) -> Case:
+    """The question states the conventions, the playbook has the verbs."""
+    dialect = world.dialect()
+    return _by_facts(world, dialect, dialect.facts()[5:], known=5)
+
+
+def _by_facts(world: HeldOut, dialect: Dialect, facts: Sequence[str], known: int = 0) -> Case:
+    requests = world.requests()
+    facts = world.rng.sample(facts, len(facts))
     entries = [Entry(f"code-{i:05d}", fact) for i, fact in enumerate(facts, start=1)]
-    text = world.templates.render("teacher", question(requests), entries)
+    text = world.templates.render("teacher", question(requests, dialect, known), entries)
     return Case(text, (dialect, requests))
 
 
@@ -94,16 +118,33 @@ def _raw_feedback(world: HeldOut) -> Case:
         trial, finding = world.failure(dialect, requests)
         if finding.fact is not None:
             text = world.templates.render(
-                "teacher", question(requests), trial=trial, feedback=finding.feedback
+                "teacher", question(requests, dialect), trial=trial, feedback=finding.feedback
             )
             return Case(text, (dialect, requests[0], finding))
 
 
 def _reflection(world: HeldOut) -> Case:
-    dialect, requests = world.dialect(), world.requests()
+    return _reflect(world, world.dialect(), world.requests(), lambda finding: True)
+
+
+def _inference(world: HeldOut) -> Case:
+    """The shift has to be inferred from what was written and what came of it."""
+    dialect = replace(world.dialect(), shift=world.rng.choice(SHIFTS))
+    return _reflect(world, dialect, world.requests()[:1], lambda found: found.kind == "shift")
+
+
+def _reflect(
+    world: HeldOut,
+    dialect: Dialect,
+    requests: Sequence[Request],
+    wanted: Callable[[Finding], bool],
+) -> Case:
     playbook = world.playbook(dialect, complete=world.rng.random() < 0.3)
     trial, finding = world.failure(dialect, requests)
-    text = world.templates.render("reflect", question(requests), playbook, trial, finding.feedback)
+    while not wanted(finding):
+        trial, finding = world.failure(dialect, requests)
+    question_ = question(requests, dialect)
+    text = world.templates.render("reflect", question_, playbook, trial, finding.feedback)
     return Case(text, (finding, parse_reflection(reflection_target(finding, playbook)).tags))
 
 
@@ -116,10 +157,13 @@ def _curation(world: HeldOut) -> Case:
 
 
 CASES: dict[str, Callable[[HeldOut], Case]] = {
-    "complete_playbook": _complete_playbook,
+    "playbook": _playbook,
     "raw_feedback": _raw_feedback,
     "reflection": _reflection,
     "curation": _curation,
+    "houses": _houses,
+    "inference": _inference,
+    "known": _known,
 }
 
 # -- the judges ----------------------------------------------------------------------------------
@@ -157,7 +201,7 @@ def _reflects(finding: Finding, tags: Any, answer: str) -> bool:
     return parse_reflection(answer).what_to_do == lesson_of(finding)
 
 
-def _tags(finding: Finding, tags: Any, answer: str) -> bool:
+def _tags(tags: Any, answer: str) -> bool:
     return set(parse_reflection(answer).tags) == set(tags)
 
 
@@ -167,11 +211,13 @@ def _curates(operations: Any, answer: str) -> bool:
 
 
 JUDGES: dict[str, Callable[..., bool]] = {
-    "complete_playbook": _solves,
+    "playbook": _solves,
     "raw_feedback": uses,
     "reflection": _reflects,
-    "reflection_tags": _tags,
     "curation": _curates,
+    "houses": _solves,
+    "inference": _reflects,
+    "known": _solves,
 }
 
 
@@ -182,7 +228,7 @@ def success_without_context(complete: Complete, number: int, seed: int = 0) -> f
     cases = []
     for _ in range(number):
         cases.append((Dialect.numbered(rng.randrange(HELD_OUT)), world.requests()[:1]))
-    answers = complete([turn(question(requests)) for _, requests in cases])
+    answers = complete([turn(question(requests, dialect)) for dialect, requests in cases])
     right = [interpret(d, r, a).passed for (d, r), a in zip(cases, answers, strict=True)]
     return sum(right) / number
 

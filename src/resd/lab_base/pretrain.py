@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,64 +20,51 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from resd.lab_base.corpus import Corpus, Segments, lab_templates, vocabulary
+from resd.lab_base.corpus import Corpus, Segments
 from resd.lab_base.gates import measure_gates, success_without_context
 from resd.lab_base.tokenizer import END, train_tokenizer, turn
+from resd.lab_base.wording import lab_templates, vocabulary
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One schedule: linear warm-up, then cosine to a twentieth of the peak.
-
-    Attributes:
-        schedule: batches of the whole schedule.
-        stop: batches that are run of it.
-        copying: the first batches are echoes and recitals alone.
-        lookups: fraction of lookup drills among the skills' samples after that.
-        seed: of the samples.
-    """
-
-    schedule: int
-    stop: int
-    copying: int
-    lookups: float
-    lr: float
-    warmup: int
-    seed: int
+_POOL = 1024  # samples that are sorted by length at a time
 
 
 @dataclass
 class PretrainConfig:
-    """Settings of the shipped base model, made in two stages (LOG.md says why).
+    """Settings of the shipped base model (LOG.md says why).
 
     Attributes:
-        stages: run one after the other, each with a fresh optimiser; weights are rounded to half
-            precision in between.
-        batch_size: samples a batch.
-        seed: of tokenizer and weights.
-        compile: use torch.compile (needs a C++ compiler); a third faster on two cores.
+        steps: batches; the learning rate warms up, then falls as a cosine to a twentieth.
+        copying: the first batches are echoes and recitals alone.
+        lookups: fraction of lookup drills among the skills' samples after that.
+        general: fraction of the skills' samples in the words of the general templates.
+        lr: of the matrices, which Muon moves; AdamW moves the others by half of it.
+        batch_tokens: padded tokens a batch.
+        longest: samples of more tokens are left out.
+        seed: of tokenizer, weights and samples.
     """
 
-    stages: tuple[Stage, ...] = (
-        Stage(3800, 2750, 550, 0.0, 1.5e-3, 100, 0),
-        Stage(1800, 1800, 0, 1 / 7, 1.2e-3, 50, 102),
-    )
-    batch_size: int = 64
+    steps: int = 2400
+    copying: int = 300
+    lookups: float = 0.12
+    general: float = 0.08
+    lr: float = 3e-3
+    warmup: int = 50
+    batch_tokens: int = 9000
+    longest: int = 768
     weight_decay: float = 0.02
     hidden: int = 128
     layers: int = 4
     heads: int = 4
     initializer_range: float = 0.06
-    vocab_size: int = 704
+    vocab_size: int = 1024
     seed: int = 0
-    threads: int = 2
-    gates_every: int = 250
-    compile: bool = True
+    threads: int = 1
+    gates_every: int = 400
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
     """Train the tokenizer on 4,000 samples and the words of the world."""
-    corpus = Corpus(config.seed, lab_templates(), turn)
+    corpus = Corpus(config.seed, lab_templates(), turn, general=0.1)
     texts = ["".join(text for text, _ in corpus.sample(0.2)) for _ in range(4000)]
     texts += [f"{word} {word}" for word in vocabulary()] * 50
     return train_tokenizer(texts, config.vocab_size)
@@ -117,46 +104,53 @@ def encode(tokenizer: PreTrainedTokenizerFast, segments: Segments) -> tuple[list
     return ids, taught
 
 
-def batches(stage: Stage, tokenizer: PreTrainedTokenizerFast, size: int) -> Any:
-    """Endless batches, bucketed by length over 16 batches at a time."""
+def batches(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless batches of one number of tokens, of samples of like length."""
     step = 0
-    rng = random.Random(stage.seed)
-    corpus = Corpus(stage.seed + 1, lab_templates(), turn, stage.lookups)
+    rng = random.Random(config.seed)
+    corpus = Corpus(config.seed + 1, lab_templates(), turn, config.lookups, config.general)
     while True:
-        pool = []
-        for i in range(16):
-            copying = 1.0 if step + i < stage.copying else 0.05
-            pool += [encode(tokenizer, corpus.sample(copying)) for _ in range(size)]
-        pool.sort(key=lambda item: len(item[0]))
-        chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
+        copying = 1.0 if step < config.copying else 0.05
+        samples = [encode(tokenizer, corpus.sample(copying)) for _ in range(_POOL)]
+        pool = sorted((s for s in samples if len(s[0]) <= config.longest), key=lambda s: len(s[0]))
+        chunks: list[list[tuple[list[int], list[bool]]]] = [[]]
+        for item in pool:
+            if (len(chunks[-1]) + 1) * len(item[0]) > config.batch_tokens:
+                chunks.append([])
+            chunks[-1].append(item)
         rng.shuffle(chunks)
         for chunk in chunks:
             yield collate(chunk, tokenizer.pad_token_id)
-        step += 16
+        step += len(chunks)
 
 
-def collate(chunk: Sequence[tuple[list[int], list[bool]]], pad: int) -> tuple[torch.Tensor, ...]:
-    """Right-padded ids [B, T], attention mask [B, T], taught [B, T]."""
+def collate(
+    chunk: Sequence[tuple[list[int], list[bool]]], pad: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids [B, T], taught [B, T]."""
     width = max(len(ids) for ids, _ in chunk)
     ids = torch.full((len(chunk), width), pad)
     taught = torch.zeros(len(chunk), width, dtype=torch.bool)
-    mask = torch.zeros(len(chunk), width, dtype=torch.long)
     for row, (tokens, answer) in enumerate(chunk):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         taught[row, : len(tokens)] = torch.tensor(answer)
-        mask[row, : len(tokens)] = 1
-    return ids, mask, taught
+    return ids, taught
 
 
-def answer_loss(
-    model: Qwen3ForCausalLM, body: Any, batch: tuple[torch.Tensor, ...]
-) -> torch.Tensor:
-    """Mean cross-entropy over the taught tokens; logits are made for those alone."""
-    ids, mask, taught = batch
-    hidden = body(input_ids=ids, attention_mask=mask).last_hidden_state
-    where = taught[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][where])
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][where])
+def answer_loss(model: Qwen3ForCausalLM, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy over the taught tokens; logits are made for those alone.
+
+    What is taught never sees the padding on its right, so no mask is needed; with bfloat16 in the
+    products of matrices a batch takes half its time.
+    """
+    ids, taught = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(input_ids=ids).last_hidden_state
+        where = taught[:, 1:]
+        logits = model.lm_head(hidden[:, :-1][where])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][where])
 
 
 @torch.no_grad()
@@ -196,12 +190,33 @@ def complete(
     return answers
 
 
-def learning_rate(step: int, stage: Stage) -> float:
-    """Linear warm-up, then cosine to a twentieth of the peak."""
-    if step < stage.warmup:
-        return stage.lr * (step + 1) / stage.warmup
-    done = (step - stage.warmup) / max(1, stage.schedule - stage.warmup)
-    return stage.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(done * math.pi)))
+def pace(step: int, config: PretrainConfig) -> float:
+    """Of the learning rate: linear warm-up, then cosine to a twentieth."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(done * math.pi))
+
+
+def optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms.
+
+    Lookup by key forms in half the batches that AdamW alone needs (LOG.md).
+    """
+    inner, outer = [], []
+    for name, weight in model.named_parameters():
+        (inner if weight.ndim == 2 and "embed" not in name else outer).append(weight)
+    return [
+        torch.optim.Muon(
+            inner,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            outer, lr=config.lr / 2, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        ),
+    ]
 
 
 def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
@@ -216,38 +231,35 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
             print(json.dumps(row), flush=True)
             print(json.dumps(row), file=log, flush=True)
 
-        for stage in config.stages:
-            say({"stage": asdict(stage)})
-            _run_stage(model, tokenizer, stage, config, output, say)
-            save(model, tokenizer, output)
-            model.half().float()
+        say({"config": asdict(config)})
+        _train(model, tokenizer, config, output, say)
+        save(model, tokenizer, output)
+        model.half().float()
         gates = final_gates(model, tokenizer)
         say({"gates": gates})
     return gates
 
 
-def _run_stage(
+def _train(
     model: Any,
     tokenizer: Any,
-    stage: Stage,
     config: PretrainConfig,
     output: Path,
     say: Callable[[dict[str, Any]], None],
 ) -> None:
-    body = torch.compile(model.model, dynamic=True) if config.compile else model.model
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
-    stream = batches(stage, tokenizer, config.batch_size)
+    both = optimizers(model, config)
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in both]
+    stream = batches(config, tokenizer)
     began, losses = time.monotonic(), []
-    for step in range(stage.stop):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, stage)
-        loss = answer_loss(model, body, next(stream))
-        optimizer.zero_grad()
+    for step in range(config.steps):
+        loss = answer_loss(model, next(stream))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, first in zip(both, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, first, strict=True):
+                group["lr"] = rate * pace(step, config)
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             seconds = round(time.monotonic() - began, 1)

@@ -3,7 +3,9 @@
 Syntax errors name the rule. A wrong verb is diagnostic, not instructional: the report says what
 moved, which teaches what that verb drives and nothing about the right one. A level that the
 dialect cannot read leaves the device where it stands, and the report shows that level as the
-dialect writes it, from which the notation must be inferred.
+dialect writes it, from which the notation must be inferred. Where levels are shifted, a level in
+the right notation is obeyed, and the report says in digits where the device stands: no message
+names the shift, which follows from what was written and what came of it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Finding:
     """The first thing that is wrong with a command.
 
     Attributes:
-        kind: open | close | shape | order | room | verb | place | level.
+        kind: open | close | shape | order | room | verb | place | level | shift.
         feedback: what the interpreter prints.
         fact: the fact of the dialect that follows from command and feedback, or None.
     """
@@ -50,17 +52,17 @@ def check_command(dialect: Dialect, request: Request, line: str) -> Finding | No
     words = line.split()
     if not words or words[0] != dialect.opener:
         text = f"commands open with {dialect.opener}"
-        return Finding("open", text, f"open: {dialect.opener}")
+        return Finding("open", text, dialect.own(f"open: {dialect.opener}"))
     if words[-1] != dialect.closer:
         text = f"commands close with {dialect.closer}"
-        return Finding("close", text, f"close: {dialect.closer}")
+        return Finding("close", text, dialect.own(f"close: {dialect.closer}"))
     middle = words[1:-1]
     slots = [slot_of(word) for word in middle]
     if sorted(slots) != ["level", "room", "verb"]:
         return Finding("shape", "a command holds one room, one verb and one level", None)
     if tuple(slots) != dialect.order:
         order = " ".join(dialect.order)
-        return Finding("order", f"the order is {order}", f"order: {order}")
+        return Finding("order", f"the order is {order}", dialect.own(f"order: {order}"))
     parts = dict(zip(slots, middle, strict=True))
     return _execute(dialect, request, parts["room"], parts["verb"], parts["level"])
 
@@ -71,22 +73,26 @@ def _execute(
     match = _ROOM.fullmatch(place)
     room = match.group(1).lower() if match else place
     if place != dialect.mark + room:
-        return Finding("room", f"rooms are marked with {dialect.mark}", f"room: {dialect.mark}")
+        text = f"rooms are marked with {dialect.mark}"
+        return Finding("room", text, dialect.own(f"room: {dialect.mark}"))
     device = dialect.device_of(verb)
     if device != request.device:
         text = f"{verb} moved the {device} in the {room}, wanted the {request.device}"
-        return Finding("verb", text, f"verb: {device} {verb}")
+        return Finding("verb", text, dialect.own(f"verb: {device} {verb}"))
     if room != request.room:
         return Finding(
             "place", f"the {device} in the {room} moved, not in the {request.room}", None
         )
     notation, value = SPELLINGS[written]
-    if notation != dialect.notation:
-        value = _resting_level(request)
-    if value != request.level:
-        text = f"the {device} reached level {dialect.write(value)}, wanted {request.level}"
-        return Finding("level", text, f"level: {dialect.notation}")
-    return None
+    read = notation == dialect.notation
+    value = dialect.meant(value) if read else _resting_level(request)
+    if value == request.level:
+        return None
+    if dialect.shift and read:
+        text = f"the {device} stands at {value}, wanted {request.level}"
+        return Finding("shift", text, dialect.own(f"shift: {dialect.shift}"))
+    text = f"the {device} reached level {dialect.write(value)}, wanted {request.level}"
+    return Finding("level", text, dialect.own(f"level: {dialect.notation}"))
 
 
 def _resting_level(request: Request) -> int:

@@ -7,9 +7,10 @@ knows them (`resd.lab_base`), which is imported only where they are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from resd.tasks.lab.dialect import DEVICES, LEVELS, ROOMS, Dialect
+from resd.tasks.lab.dialect import DEVICES, HOUSES, LEVELS, ROOMS, Dialect
 from resd.tasks.lab.interpreter import Request
 from resd.types import ChatMessage, Example
 
@@ -26,7 +27,8 @@ def anchors(task: Dialect) -> list[list[ChatMessage]]:
     Args:
         task: the dialect that is trained, and that no prompt is about.
     """
-    from resd.lab_base.corpus import Corpus, lab_templates
+    from resd.lab_base.corpus import Corpus
+    from resd.lab_base.wording import lab_templates
 
     class World(Corpus):
         def dialect(self) -> Dialect:
@@ -34,6 +36,7 @@ def anchors(task: Dialect) -> list[list[ChatMessage]]:
 
     world = World(0, lab_templates(), turn=lambda text: text)
     bare = {Request(d, r, n).text() for d in DEVICES for r in ROOMS for n in LEVELS}
+    bare.update(f"in {house} house" for house in HOUSES)
 
     def prompts() -> Iterator[list[ChatMessage]]:
         while True:
@@ -50,8 +53,8 @@ def anchors(task: Dialect) -> list[list[ChatMessage]]:
 
 def retention(task: Dialect) -> Mapping[str, Sequence[Example]]:
     """Every gate's prompts, on held-out dialects but the task's own."""
-    from resd.lab_base.corpus import lab_templates
     from resd.lab_base.gates import CASES, HeldOut, make_cases
+    from resd.lab_base.wording import lab_templates
 
     class World(HeldOut):
         def dialect(self) -> Dialect:
@@ -82,5 +85,5 @@ def _other(draw: Any, task: Dialect) -> Dialect:
     """A dialect, but not the task's."""
     while True:
         dialect: Dialect = draw()
-        if dialect != task:
+        if replace(dialect, shift=task.shift, house=task.house) != task:
             return dialect
