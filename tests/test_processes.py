@@ -35,6 +35,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "sdpo": {"method__teacher__kind": "live", "method__rollouts": 3},
     "sdpo_ss": {"method__teacher__kind": "frozen"},
     "grpo": {"train__micro_batch_tokens": 70},
+    "handoff": {"method__switch__rule": "schedule", "method__switch__after": 1},
     "resd, lora ema": {"model__lora__rank": 4, "method__teacher__rate": 0.1, "train__lr": 0.05},
     "resd, lora frozen": {"model__lora__rank": 4, "method__teacher__kind": "frozen"},
     "sdpo, untied": {"method__teacher__kind": "ema", "method__teacher__rate": 0.1},

@@ -99,6 +99,12 @@ class TestKilledOtherwise:
             plan([[0.55], [0.8, 0.1]], "sdpo"),
             plan([[0.55]], "sdpo_ss"),
             plan([[0.55], [0.8, 0.1]], "grpo"),
+            plan(
+                [[0.4], [0.7, 0.1]],
+                "handoff",
+                method__switch__rule="schedule",
+                method__switch__after=2,
+            ),
         )
 
     @pytest.mark.slow

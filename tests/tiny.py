@@ -65,7 +65,7 @@ def settings(model: Path, output: Path, method: str = "resd", **over: Any) -> di
         "checkpoint.every": 1,
         "checkpoint.background": False,
     }
-    if method == "resd":
+    if method in ("resd", "handoff"):
         values |= {"method.reflection_tokens": 12, "method.curation_tokens": 12}
     if method == "grpo":
         values["method.rollouts"] = 3
@@ -85,7 +85,7 @@ def eventful_settings(
         "evaluation.every": 1,
         "rollout.max_new_tokens": 6,
     }
-    if method == "resd":
+    if method in ("resd", "handoff"):
         eventful |= {
             "method.teacher.kind": "ema",
             "method.teacher.rate": 0.1,

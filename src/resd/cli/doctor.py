@@ -166,7 +166,7 @@ def tokens_a_step(config: RunConfig, memory: Memory) -> dict[str, int]:
     from resd.config import DistillConfig, ResdConfig
 
     method, rollout, window = config.method, config.rollout, memory.sizes.window
-    rollouts = config.train.batch_size * method.rollouts
+    rollouts = config.train.batch_size * method.most_rollouts
     student = min(rollout.max_prompt_tokens + rollout.max_new_tokens, window)
     found = {"rollouts": rollouts * rollout.max_new_tokens}
     if isinstance(method, ResdConfig):

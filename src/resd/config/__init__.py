@@ -1,6 +1,7 @@
 """A run's configuration: what there is to set (`run`), and where it comes from (`load`)."""
 
 from resd.config.anchors import AnchorConfig
+from resd.config.handoff import SwitchConfig
 from resd.config.load import load_config, merge, preset_names, read_toml, set_dotted, validate
 from resd.config.part import Part
 from resd.config.run import (
@@ -11,6 +12,7 @@ from resd.config.run import (
     EngineConfig,
     EvalConfig,
     GrpoConfig,
+    HandoffConfig,
     LoraConfig,
     MethodConfig,
     ModelConfig,
@@ -32,6 +34,7 @@ __all__ = [
     "EngineConfig",
     "EvalConfig",
     "GrpoConfig",
+    "HandoffConfig",
     "LoraConfig",
     "MethodConfig",
     "ModelConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "RunConfig",
     "SdpoConfig",
     "SdpoSsConfig",
+    "SwitchConfig",
     "TeacherConfig",
     "TrainConfig",
     "load_config",

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from resd.config.part import Part
 from resd.config.run import METHODS, ResdConfig, RunConfig
 from resd.errors import UserError, close_to
 
@@ -156,9 +157,12 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     tuned = base.pop("by_method", {})
     user_method = user.get("method", {})
     named = user_method.get("name") if isinstance(user_method, dict) else None
-    method = named or base.get("method", {}).get("name", "resd")
-    if method != base.get("method", {}).get("name", "resd"):
-        base["method"] = {"name": method}
+    own = base.get("method", {}).get("name", "resd")
+    method = named or own
+    if method != own:
+        # What only adds to the preset's own method keeps what was tuned for that one.
+        adds = issubclass(METHODS.get(str(method), Part), METHODS[own])
+        base["method"] = {**(base.get("method", {}) if adds else {}), "name": method}
     return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from resd.config.anchors import AnchorConfig
+from resd.config.handoff import SwitchConfig
 from resd.config.part import Part
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import close_to
@@ -258,6 +259,11 @@ class DistillConfig(Part):
     max_teacher_tokens: int = Field(16384, ge=16, description="most tokens of a teacher's prompt")
     anchors: AnchorConfig = Field(default_factory=AnchorConfig, description="against forgetting")
 
+    @property
+    def most_rollouts(self) -> int:
+        """Responses a prompt, at most."""
+        return self.rollouts
+
     @model_validator(mode="after")
     def _ratios(self) -> DistillConfig:
         if None not in (self.ratio_min, self.ratio_max) and self.ratio_min > self.ratio_max:  # type: ignore[operator]
@@ -322,15 +328,44 @@ class GrpoConfig(Part):
     )
     anchors: AnchorConfig = Field(default_factory=AnchorConfig, description="against forgetting")
 
+    @property
+    def most_rollouts(self) -> int:
+        """Responses a prompt, at most."""
+        return self.rollouts
+
+
+class HandoffConfig(ResdConfig):
+    """RESD until rewards carry a signal, then GRPO (the paper's section on limits suggests it)."""
+
+    name: Literal["handoff"] = Field("handoff", description="the method")  # type: ignore[assignment]
+    switch: SwitchConfig = Field(default_factory=SwitchConfig, description="when to hand over")
+    grpo: GrpoConfig = Field(default_factory=GrpoConfig, description="what takes over")
+    grpo_updates: int = Field(
+        1, ge=1, description="optimiser steps on each batch of rollouts once it has taken over"
+    )
+
+    @property
+    def most_rollouts(self) -> int:
+        """Responses a prompt, at most."""
+        return max(self.rollouts, self.grpo.rollouts)
+
+    @model_validator(mode="after")
+    def _one_set_of_anchors(self) -> HandoffConfig:
+        if self.grpo.anchors.weight and self.grpo.anchors != self.anchors:
+            raise ValueError("anchors of a hand-off are set by method.anchors, for both methods")
+        return self
+
 
 MethodConfig = Annotated[
-    ResdConfig | SdpoConfig | SdpoSsConfig | GrpoConfig, Field(discriminator="name")
+    ResdConfig | SdpoConfig | SdpoSsConfig | GrpoConfig | HandoffConfig,
+    Field(discriminator="name"),
 ]
 METHODS: dict[str, type[Part]] = {
     "resd": ResdConfig,
     "sdpo": SdpoConfig,
     "sdpo_ss": SdpoSsConfig,
     "grpo": GrpoConfig,
+    "handoff": HandoffConfig,
 }
 
 

@@ -203,7 +203,8 @@ def optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.op
 
     Lookup by key forms in half the batches that AdamW alone needs (LOG.md).
     """
-    inner, outer = [], []
+    inner: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
         (inner if weight.ndim == 2 and "embed" not in name else outer).append(weight)
     return [

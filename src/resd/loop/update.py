@@ -96,9 +96,10 @@ class PolicyUpdate:
             micros[0].without_weight() if index is None else micros[index]
             for index in self._backend.share([micro.cost for micro in micros])
         ]
-        self._keep_scores = self.config.updates_per_batch > 1 and self._fits(micros)
+        updates = self.method.updates_per_batch or self.config.updates_per_batch
+        self._keep_scores = updates > 1 and self._fits(micros)
         rows: list[dict[str, float]] = []
-        for number in range(self.config.updates_per_batch):
+        for number in range(updates):
             row = self._step(turns, report.counts, first=number == 0)
             if row is not None:
                 rows.append(row)

@@ -6,6 +6,7 @@ from typing import Any
 
 from resd.methods.base import Method, Services
 from resd.methods.grpo import Grpo
+from resd.methods.handoff import Handoff
 from resd.methods.resd import Resd
 from resd.methods.sdpo import Sdpo, SdpoSs
 
@@ -14,6 +15,7 @@ REGISTRY: dict[str, type[Method[Any]]] = {
     "sdpo": Sdpo,
     "sdpo_ss": SdpoSs,
     "grpo": Grpo,
+    "handoff": Handoff,
 }
 
 
@@ -22,4 +24,4 @@ def make_method(config: Any, services: Services) -> Method[Any]:
     return REGISTRY[config.name](config, services)
 
 
-__all__ = ["REGISTRY", "Grpo", "Method", "Resd", "Sdpo", "SdpoSs", "make_method"]
+__all__ = ["REGISTRY", "Grpo", "Handoff", "Method", "Resd", "Sdpo", "SdpoSs", "make_method"]

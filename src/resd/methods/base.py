@@ -139,8 +139,21 @@ class Method(Generic[Config]):
     def __init__(self, config: Config, services: Services) -> None:
         self.config = config
         self.services = services
-        self.rollouts: int = config.rollouts  # type: ignore[attr-defined]
-        self.aggregation: Aggregation = config.aggregation  # type: ignore[attr-defined]
+
+    @property
+    def rollouts(self) -> int:
+        """Responses a prompt, in the step to come."""
+        return int(self.config.rollouts)  # type: ignore[attr-defined]
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """How the losses of tokens are averaged, in the step at hand."""
+        return self.config.aggregation  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def updates_per_batch(self) -> int | None:
+        """Optimiser steps on a batch of rollouts; None for what the run says."""
+        return None
 
     def learn(self, batch: Sequence[Rollout], report: StepReport) -> Notes:
         """Update what the method remembers, before the policy update (paper: line 3)."""

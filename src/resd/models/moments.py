@@ -79,7 +79,7 @@ class _Moments:
     def __init__(self, run: RunConfig, sizes: Sizes, processes: int, device: str) -> None:
         self.run, self.sizes, self.n, self.device = run, sizes, processes, device
         self.distilled = isinstance(run.method, DistillConfig)
-        rows, new = run.train.batch_size * run.method.rollouts, run.rollout.max_new_tokens
+        rows, new = run.train.batch_size * run.method.most_rollouts, run.rollout.max_new_tokens
         budget, window = run.train.micro_batch_tokens, sizes.window
         student = teacher = min(run.rollout.max_prompt_tokens + new, window)
         if isinstance(run.method, DistillConfig):
@@ -154,7 +154,7 @@ class _Moments:
     def _asked(self) -> list[tuple[int, int, int]]:
         """Rows, most tokens of a prompt, and of it with its answer: responses, then reflections."""
         run, window = self.run, self.sizes.window
-        most, batch = run.rollout.batch_size, run.train.batch_size * run.method.rollouts
+        most, batch = run.rollout.batch_size, run.train.batch_size * run.method.most_rollouts
         tested = run.evaluation.max_examples
         rows = most if tested is None else min(most, max(batch, tested * run.evaluation.samples))
         prompt, new = run.rollout.max_prompt_tokens, run.rollout.max_new_tokens
