@@ -78,7 +78,7 @@ def judged_by(script: Script, config: dict[str, Any] | None = None, long: int = 
     sampler = Sampler(script, None, encode, Scorer(World()), MOST, 0)  # type: ignore[arg-type]
     samples = max(map(len, script.table), default=1)
     settings = EvalConfig(**{"samples": samples, **(config or {})})
-    return evaluate(sampler, examples(len(script.table)), settings, 7, 3)
+    return evaluate(sampler, {"": examples(len(script.table))}, settings, 7, 3)
 
 
 def four(result: Evaluation) -> tuple[float, float, float, float]:
@@ -185,6 +185,6 @@ def test_a_baseline_that_raises_is_the_tasks_mistake() -> None:
 def test_baselines_stand_beside_the_result() -> None:
     known = {"half": Baseline(0.0, 0.5)}
     sampler = Sampler(Script(["P"]), None, lambda m: [0], Scorer(World()), MOST, 0)  # type: ignore
-    result = evaluate(sampler, examples(1), EvalConfig(samples=1), 7, 3, known)
+    result = evaluate(sampler, {"": examples(1)}, EvalConfig(samples=1), 7, 3, known)
     assert result.baselines == known
     assert judged(["P"]).baselines == {}

@@ -135,6 +135,8 @@ def default_output(config: RunConfig) -> Path:
     """runs/TASK-METHOD-sSEED; it gets a number if it is taken."""
     place, _, inside = config.task.rpartition(":")
     task = inside if place in ADAPTERS else Path(place or config.task).stem
+    if config.stream:
+        task = "stream"
     return Path("runs") / f"{task}-{config.method.name}-s{config.seed}"
 
 
@@ -184,7 +186,7 @@ def evaluate_model(
         config.rollout.max_new_tokens = min(config.rollout.max_new_tokens, room)
     config.method.anchors.weight = 0.0  # nothing is trained
     if task is not None:
-        config.task, config.evaluation.retention = task, 0
+        config.task, config.stream, config.evaluation.retention = task, [], 0
     if samples is not None:
         config.evaluation.samples = _at_least(1, samples, "--samples")
     if seed is not None:
@@ -208,7 +210,7 @@ def evaluate_model(
             limit = config.rollout.max_new_tokens
             return evaluate(
                 sampler,
-                setup.test,
+                {stage.name: stage.test for stage in setup.stages},
                 config.evaluation,
                 limit,
                 "alone",

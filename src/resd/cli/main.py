@@ -225,6 +225,10 @@ def _split(arguments: Sequence[str]) -> _Words:
             words.resume = Path(value)
         elif key == "accept":
             words.accept.append(value)
+        elif key == "stream" and value and not value.startswith("["):
+            from resd.config import read_stream
+
+            words.overrides.append(("stream", read_stream(Path(value))))
         else:
             words.overrides.append((key.replace("-", "_"), parse_value(value)))
     return words

@@ -23,6 +23,10 @@ def print_settings() -> None:
         "       resd train --resume RUN [--train.steps MORE] [--accept KEY ...]\n", markup=False
     )
     console.print(
+        "       resd train [CONFIG.toml] --stream FILE.toml  (its [[stream]] tables)\n",
+        markup=False,
+    )
+    console.print(
         "--dry-run checks everything, says what memory and disk it takes, and loads nothing.\n",
         markup=False,
     )

@@ -1,13 +1,21 @@
 """A run's configuration: what there is to set (`run`), and where it comes from (`load`)."""
 
 from resd.config.anchors import AnchorConfig
+from resd.config.checkpoint import CheckpointConfig
 from resd.config.handoff import SwitchConfig
-from resd.config.load import load_config, merge, preset_names, read_toml, set_dotted, validate
+from resd.config.load import (
+    load_config,
+    merge,
+    preset_names,
+    read_stream,
+    read_toml,
+    set_dotted,
+    validate,
+)
 from resd.config.part import Part
 from resd.config.run import (
     ENGINES,
     METHODS,
-    CheckpointConfig,
     DistillConfig,
     EngineConfig,
     EvalConfig,
@@ -24,6 +32,7 @@ from resd.config.run import (
     TeacherConfig,
     TrainConfig,
 )
+from resd.config.stream import StreamPart
 
 __all__ = [
     "ENGINES",
@@ -44,12 +53,14 @@ __all__ = [
     "RunConfig",
     "SdpoConfig",
     "SdpoSsConfig",
+    "StreamPart",
     "SwitchConfig",
     "TeacherConfig",
     "TrainConfig",
     "load_config",
     "merge",
     "preset_names",
+    "read_stream",
     "read_toml",
     "set_dotted",
     "validate",

@@ -23,6 +23,12 @@ class AnchorConfig(Part):
         "file, .jsonl or a prompt a line; by default the task's, or general where it has none",
     )
     number: int = Field(256, ge=1, description="most prompts that are answered and kept")
+    earlier: int = Field(
+        0,
+        ge=0,
+        description="(stream) prompts of each task left behind that become anchors, answered by "
+        "the student as it left the task",
+    )
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are left out")
     max_new_tokens: int = Field(256, ge=1, description="most tokens of an answer")
     temperature: float = Field(1.0, ge=0, description="of the answers; 0 is greedy")

@@ -51,11 +51,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"config file {path} {what}: {error}") from None
 
 
+def read_stream(file: Path) -> list[Any]:
+    """The tasks of a stream, as `--stream FILE` names them.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    values = read_toml(file)
+    other = next((key for key in values if key != "stream"), None)
+    if other is not None:
+        raise UserError(
+            f"--stream: {file} holds {other} beside its [[stream]] tables: give it as the config "
+            f"file instead, resd train {file}"
+        )
+    parts = values.get("stream")
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"--stream: {file} holds no [[stream]] table; write one for each task")
+    return parts
+
+
 def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
     """Defaults, then preset, then file, then dotted overrides.
 
-    Without a file and with the lab as task, the preset is `lab`. A preset's `[by_method.NAME]`
-    tables hold what was tuned for one method.
+    Without a file and with the lab as the only task, the preset is `lab`. A preset's
+    `[by_method.NAME]` tables hold what was tuned for one method.
 
     Raises:
         UserError: one line that names the key, what is wrong with it, and where it came from.
@@ -66,12 +85,20 @@ def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] =
     preset = user.get("preset")
     if preset == "none":  # as a run's own config.toml writes it
         preset = None
-    elif preset is None and file is None and user.get("task", "lab") == "lab":
+    elif preset is None and file is None and _tasks(user) == {"lab"}:
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
     places = [f"in {file}"] if file else []
     places += ["on the command line"] if overrides else []
     return validate(merge(base, user), " or ".join(places) or "in the preset")
+
+
+def _tasks(values: Mapping[str, Any]) -> set[Any]:
+    """Names of the task, or of those of the stream."""
+    task, stream = values.get("task", "lab"), values.get("stream")
+    parts = [part for part in stream if isinstance(part, dict)] if isinstance(stream, list) else []
+    named = [part.get("task", task) for part in parts] or [task]
+    return {name for name in named if isinstance(name, str)}
 
 
 def validate(values: Mapping[str, Any], where: str) -> RunConfig:
@@ -199,6 +226,8 @@ def _describe(error: ValidationError, where: str) -> str:
 def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> list[str]:
     part: Any = RunConfig
     for name in path:
+        if name.isdigit():  # the place in a list
+            continue
         if name == "method":
             tag = next((METHODS[p] for p in loc if p in METHODS), ResdConfig)
             part = tag

@@ -19,10 +19,6 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
     Task file, templates, output, the anchors' prompts and the engine's weights are paths always;
     a model, or an argument of the task, where something lies there: `org/name` may be a hub id.
     """
-    task_file, colon, name = config.task.rpartition(":")
-    task = config.task
-    if colon and task_file.endswith(".py"):
-        task = f"{_absolute(task_file, place)}:{name}"
     model = config.model
     if model.path not in _SHIPPED and _exists(model.path, place):
         model = model.model_copy(update={"path": _absolute(model.path, place)})
@@ -32,9 +28,18 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
         method = method.model_copy(update={"anchors": anchors.model_copy(update=named)})
     return config.model_copy(
         update={
-            "task": task,
+            "task": _task(config.task, place),
+            "stream": [
+                part.model_copy(
+                    update={
+                        "task": None if part.task is None else _task(part.task, place),
+                        "task_args": _argument(part.task_args, place),
+                    }
+                )
+                for part in config.stream
+            ],
             "method": method,
-            "task_args": {key: _argument(value, place) for key, value in config.task_args.items()},
+            "task_args": _argument(config.task_args, place),
             "model": model,
             "engine": config.engine.model_copy(
                 update={"weights": _path(config.engine.weights, place)}
@@ -43,6 +48,11 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
             "output": _path(config.output, place),
         }
     )
+
+
+def _task(task: str, place: Path) -> str:
+    file, colon, name = task.rpartition(":")
+    return f"{_absolute(file, place)}:{name}" if colon and file.endswith(".py") else task
 
 
 def _path(path: Path | None, place: Path) -> Path | None:

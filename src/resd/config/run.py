@@ -6,7 +6,6 @@ whose values stand between the defaults and the user's; `lab` is what `resd trai
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,10 @@ from pydantic import (
 )
 
 from resd.config.anchors import AnchorConfig
+from resd.config.checkpoint import CheckpointConfig
 from resd.config.handoff import SwitchConfig
 from resd.config.part import Part
+from resd.config.stream import StreamPart
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import close_to
 
@@ -175,9 +176,6 @@ class TrainConfig(Part):
     )
 
 
-_DURATION = r"^\s*\d+(\.\d+)?\s*(s|min|h)\s*$"
-
-
 class EvalConfig(Part):
     """Validation (paper: 4 samples, temperature 0.6, top-p 0.95)."""
 
@@ -193,37 +191,16 @@ class EvalConfig(Part):
     retention_tokens: int = Field(256, ge=1, description="most tokens of an answer to one of them")
 
 
-class CheckpointConfig(Part):
-    """What a crash leaves behind."""
-
-    every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=_DURATION)] = Field(
-        "10 min", description="steps between checkpoints, or time: '90 s', '10 min', '2 h'"
-    )
-    keep: int = Field(2, ge=1, description="checkpoints kept")
-    max_gb: float | None = Field(
-        None, gt=0, description="most disk for checkpoints together; the newest stays in any case"
-    )
-    background: bool = Field(
-        True, description="write while training goes on, from a copy in the host's memory"
-    )
-    keep_evaluated: int = Field(
-        4, ge=1, description="evaluated students kept for the choice of the best, by rank sum"
-    )
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds between checkpoints; None where steps are counted."""
-        if isinstance(self.every, int):
-            return None
-        number, unit = re.fullmatch(r"([\d.]+)\s*(s|min|h)", self.every.strip()).groups()  # type: ignore[union-attr]
-        return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
-
-
 class TeacherConfig(Part):
     """The self-teacher (paper: pi_old)."""
 
     kind: Literal["frozen", "ema", "live"] = Field("ema", description="frozen, ema or live weights")
     rate: float = Field(1e-4, gt=0, le=1, description="EMA rate: old <- (1-rate) old + rate new")
+    at_boundary: Literal["keep", "rebase"] = Field(
+        "keep",
+        description="(stream) where a new task begins, a frozen or EMA teacher stays what it is, "
+        "or becomes the student of that time",
+    )
     offload: bool = Field(
         False,
         description="several processes: keep a teacher with weights of its own in host memory",
@@ -378,6 +355,10 @@ class RunConfig(Part):
         description="a built-in task, reasoning_gym:NAME, path/to/file.py:Class or module:Class",
     )
     task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
+    stream: list[StreamPart] = Field(
+        default_factory=list,
+        description="tasks that one student learns one after the other, a [[stream]] table each",
+    )
     templates: Path | None = Field(None, description="directory of prompt templates of your own")
     output: Path | None = Field(None, description="run directory; runs/TASK-METHOD-sSEED if none")
     seed: int = Field(0, ge=0, lt=2**63, description="of everything")
@@ -394,3 +375,17 @@ class RunConfig(Part):
         default_factory=list, description="trackers of accelerate, besides metrics.jsonl"
     )
     traces: bool = Field(True, description="keep rollouts, reflections and teacher prompts")
+
+    @field_validator("stream")
+    @classmethod
+    def _names(cls, stream: list[StreamPart]) -> list[StreamPart]:
+        names = [part.name for part in stream]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two tasks are named {twice}")
+        return stream
+
+    @property
+    def tasks(self) -> list[str]:
+        """The task, or those of the stream."""
+        return [part.task or self.task for part in self.stream] or [self.task]

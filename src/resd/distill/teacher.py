@@ -40,6 +40,9 @@ class Teacher(Protocol):
     def update(self, weights: Mapping[str, Tensor]) -> None:
         """Follow the student's weights; call it after every finite optimiser step."""
 
+    def rebase(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the student, whose weights by name these are."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold: references, as `nn.Module.state_dict` does."""
 
@@ -63,6 +66,9 @@ class LiveTeacher:
             yield self._student
 
     def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Do nothing: the student is the teacher."""
+
+    def rebase(self, weights: Mapping[str, Tensor]) -> None:
         """Do nothing: the student is the teacher."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -102,6 +108,10 @@ class FrozenTeacher:
     def update(self, weights: Mapping[str, Tensor]) -> None:
         """Do nothing: frozen."""
 
+    def rebase(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse: no checkpoint would hold what it became. Raises RuntimeError."""
+        raise RuntimeError("a teacher that is to be rebased must be made so")
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: it never moves."""
         return {}
@@ -140,8 +150,7 @@ class EmaTeacher:
         Raises:
             ValueError: for a rate outside (0, 1], or a student without anything to average.
         """
-        if not 0.0 < rate <= 1.0:
-            raise ValueError(f"rate must be in (0, 1], got {rate}; use a frozen teacher for 0")
+        self._check(rate)
         self.rate = rate
         self._peft = is_peft(student)
         self._model = student if self._peft else (copy or _detached_copy)(student)
@@ -164,6 +173,10 @@ class EmaTeacher:
             for name in self._average.keys() & (weights or {}).keys():
                 self._average[name].copy_((weights or {})[name])
 
+    def _check(self, rate: float) -> None:
+        if not 0.0 < rate <= 1.0:
+            raise ValueError(f"rate must be in (0, 1], got {rate}; use a frozen teacher for 0")
+
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
         """Lend the averaged model in eval mode."""
@@ -181,11 +194,19 @@ class EmaTeacher:
         Raises:
             ValueError: if a parameter of the average is missing.
         """
+        self._move(weights, self.rate)
+
+    @torch.no_grad()
+    def rebase(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the student. Raises ValueError as `update`."""
+        self._move(weights, 1.0)
+
+    def _move(self, weights: Mapping[str, Tensor], rate: float) -> None:
         missing = sorted(self._average.keys() - weights.keys())
         if missing:
             raise ValueError(f"{missing[0]!r} is not in the student; pass the unwrapped model")
         for name, average in self._average.items():
-            average.lerp_(weights[name].detach().to(average), self.rate)
+            average.lerp_(weights[name].detach().to(average), rate)
         self._publish()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -206,12 +227,38 @@ class EmaTeacher:
             parameter.copy_(self._average[name])
 
 
+class HeldTeacher(EmaTeacher):
+    """Frozen, but where it is told to become the student: at the boundaries of a stream.
+
+    Its weights are in every checkpoint, for no other model holds them.
+    """
+
+    fixed = True  # within a batch, which is all that is asked
+
+    def __init__(
+        self,
+        student: nn.Module,
+        weights: Mapping[str, Tensor] | None = None,
+        copy: Copy | None = None,
+    ) -> None:
+        """Start as the student; see `EmaTeacher`."""
+        super().__init__(student, 0.0, weights, copy)
+
+    def _check(self, rate: float) -> None:
+        pass
+
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Do nothing: frozen."""
+
+
 def make_teacher(
     kind: TeacherKind,
     student: nn.Module,
     rate: float = 1e-4,
     weights: Mapping[str, Tensor] | None = None,
     copy: Copy | None = None,
+    *,
+    rebased: bool = False,
 ) -> Teacher:
     """Build the teacher that the configuration names; only `ema` uses `rate` and `weights`.
 
@@ -222,10 +269,13 @@ def make_teacher(
         weights: see `EmaTeacher`.
         copy: makes the frozen copy of a student that carries no adapter, in eval mode, with the
             same names; `copy.deepcopy` by default, which sharded models refuse.
+        rebased: whether `rebase` is going to be called.
 
     Raises:
         ValueError: for an unknown kind, or a rate that the ema teacher rejects.
     """
+    if kind == "frozen" and rebased:
+        return HeldTeacher(student, weights, copy)
     if kind == "frozen":
         return FrozenTeacher(student, copy)
     if kind == "ema":

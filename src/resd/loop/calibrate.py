@@ -94,7 +94,7 @@ def calibrate(config: RunConfig) -> Calibration:
                 torch.cuda.reset_peak_memory_stats(device)
             trainer.clock.take()
             trainer.progress.step = 1
-            trainer._one_step(trainer.stream.batch(1))
+            trainer._one_step(trainer.course.batch(1))
             row = read_metrics(run.path)[-1]
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

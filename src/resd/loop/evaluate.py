@@ -41,6 +41,7 @@ class Evaluation:
         first_failure: what it said on the first of them.
         baselines: the environment's trivial strategies, by name.
         retention: fraction passed of each group of what is to be kept.
+        tasks: mean@n of each task of a stream.
     """
 
     mean: float
@@ -55,6 +56,7 @@ class Evaluation:
     first_failure: str = ""
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     retention: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -69,6 +71,7 @@ class Evaluation:
             "eval/skipped": self.skipped,
             "eval/env_failed": self.failed,
             **{f"eval/retention/{name}": value for name, value in self.retention.items()},
+            **{f"eval/tasks/{name}/mean@{n}": value for name, value in self.tasks.items()},
             **{f"baseline/{name}": b.mean for name, b in self.baselines.items()},
             **{f"baseline_cases/{name}": b.case_mean for name, b in self.baselines.items()},
         }
@@ -85,7 +88,7 @@ class Evaluation:
 
 def evaluate(
     sampler: Sampler,
-    examples: Sequence[Example],
+    tests: Mapping[str, Sequence[Example]],
     config: EvalConfig,
     max_new_tokens: int,
     purpose: object,
@@ -99,7 +102,8 @@ def evaluate(
 
     Args:
         sampler: samples with the student's weights.
-        examples: of the test split; the first `config.max_examples` are used.
+        tests: test examples by task, of which the first `config.max_examples` are used; the one
+            task of a run without a stream is named "".
         config: n and the sampling.
         max_new_tokens: the response limit.
         purpose: distinguishes this evaluation's seeds from another's: the step, or a name.
@@ -109,7 +113,7 @@ def evaluate(
     Raises:
         UserError: the environment fails on every answer of such a group.
     """
-    chosen = list(examples)[: config.max_examples]
+    chosen = [e for examples in tests.values() for e in list(examples)[: config.max_examples]]
     n = config.samples
     sampling = Sampling(config.temperature, config.top_p, max_new_tokens)
     batch = sampler.respond(chosen, n, sampling, "evaluation", purpose)
@@ -118,6 +122,11 @@ def evaluate(
     cut = sum(rollout.completion.finish_reason == "length" for rollout in batch.rollouts)
     tasks = [[float(o is not None and o.passed) for o in group] for group in groups]
     cases = [[_cases(o) for o in group] for group in groups]
+    belongs = {example.id: name for name, examples in tests.items() for example in examples}
+    of_task: dict[str, list[float]] = {name: [] for name in tests if name}
+    for rollout, group in zip(batch.rollouts[::n], tasks, strict=True):
+        if name := belongs[rollout.example.id]:
+            of_task[name].append(_mean(group))
     return Evaluation(
         mean=_mean([_mean(group) for group in tasks]),
         best=_mean([max(group) for group in tasks]),
@@ -131,6 +140,7 @@ def evaluate(
         first_failure=batch.first_failure,
         baselines=baselines or {},
         retention=measure_retention(sampler, retention or {}, config.retention_tokens),
+        tasks={name: _mean(means) for name, means in of_task.items()},
     )
 
 

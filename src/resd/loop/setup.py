@@ -21,6 +21,7 @@ from resd.launch import launched
 from resd.loop.anchor_prompts import anchor_prompts
 from resd.loop.optimizer import check_precision
 from resd.loop.retention import load_retention
+from resd.loop.stream import Stage
 from resd.models.chat import ChatFormat
 from resd.models.check import check_model
 from resd.models.load import (
@@ -30,8 +31,15 @@ from resd.models.load import (
     read_vocabulary_size,
 )
 from resd.tasks.base import Environment
-from resd.tasks.registry import TaskSpec, describe_error, load_environment, load_examples
+from resd.tasks.registry import (
+    STREAM,
+    TaskSpec,
+    describe_error,
+    load_environment,
+    load_examples,
+)
 from resd.tasks.scoring import Scorer
+from resd.tasks.sequence import SequenceEnvironment
 from resd.types import Example
 
 
@@ -44,6 +52,7 @@ class Setup:
         max_prompt: most tokens of a student's prompt; longer ones are skipped and counted.
         notes: what the environment wants said at the start of a run.
         warnings: what was found, and is said before the model is loaded.
+        stages: the tasks, one after the other; one for a run without a stream.
         anchors: token ids of the prompts of the anchors.
         retention: groups of examples that the student is to keep, by name.
     """
@@ -60,6 +69,7 @@ class Setup:
     scorer: Scorer
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
     anchors: tuple[tuple[int, ...], ...] = ()
     retention: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
@@ -74,13 +84,16 @@ def prepare(config: RunConfig) -> Setup:
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
     """
-    environment = load_environment(config.task, config.task_args, config.seed)
-    train = load_examples(environment, "train", config.task)
-    test = load_examples(environment, "test", config.task)
+    spec = task_spec(config)
+    environment = load_environment(spec.task, spec.args, spec.seed)
+    stages = _stages(config, environment)
+    train = [example for stage in stages for example in stage.train]
+    test = [example for stage in stages for example in stage.test]
     templates = load_templates(config, environment)
     pick_device(config.model.device)
     check_precision(config)
     _check_trackers(config.trackers)
+    _check_stream(config)
     tokenizer = load_tokenizer(config.model.path)
     context = read_context_length(config.model)
     warnings = check_model(config)
@@ -96,7 +109,7 @@ def prepare(config: RunConfig) -> Setup:
     rollout = config.rollout
     scorer = Scorer(
         environment,
-        TaskSpec(config.task, config.task_args, config.seed),
+        spec,
         workers=rollout.env_workers,
         mode=rollout.env_mode,
         seconds=rollout.env_seconds,
@@ -119,8 +132,41 @@ def prepare(config: RunConfig) -> Setup:
         scorer=scorer,
         notes=tuple(str(note) for note in getattr(environment, "notes", ())),
         warnings=tuple(warnings),
+        stages=stages,
         anchors=anchors,
         retention=retention,
+    )
+
+
+def task_spec(config: RunConfig) -> TaskSpec:
+    """What to load: the task, or all those of the stream."""
+    if not config.stream:
+        return TaskSpec(config.task, config.task_args, config.seed)
+    tasks = [
+        {
+            "name": part.name,
+            "task": part.task or config.task,
+            "task_args": {**config.task_args, **part.task_args},
+        }
+        for part in config.stream
+    ]
+    return TaskSpec(STREAM, {"tasks": tasks, "seed": config.seed}, config.seed)
+
+
+def _stages(config: RunConfig, environment: Environment) -> tuple[Stage, ...]:
+    if not isinstance(environment, SequenceEnvironment):
+        train = load_examples(environment, "train", config.task)
+        test = load_examples(environment, "test", config.task)
+        return (Stage("", environment, train, test),)
+    return tuple(
+        Stage(
+            part.name,
+            environment.parts[part.name],
+            environment.examples_of(part.name, "train"),
+            environment.examples_of(part.name, "test"),
+            part.steps,
+        )
+        for part in config.stream
     )
 
 
@@ -218,6 +264,21 @@ def _check_prompts(
             f"model.path: the tokenizer of {config.model.path} does not belong to the model: it "
             f"makes token {largest}, the model knows {rows}"
         )
+
+
+def _check_stream(config: RunConfig) -> None:
+    """Refuse what belongs to a stream where there is none."""
+    if config.stream:
+        return
+    method = config.method
+    of_streams = {"method.anchors.earlier": method.anchors.earlier > 0}
+    if isinstance(method, DistillConfig):
+        of_streams["method.teacher.at_boundary"] = method.teacher.at_boundary != "keep"
+    if isinstance(method, ResdConfig):
+        of_streams["method.playbook.scope"] = method.playbook.scope != "task"
+    key = next((key for key, is_set in of_streams.items() if is_set), None)
+    if key is not None:
+        raise UserError(f"{key} is of streams, and this run has one task: see --stream, or drop it")
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:

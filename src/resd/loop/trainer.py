@@ -22,7 +22,7 @@ from resd.loop.rollouts import Batch, Sampler
 from resd.loop.safe_view import SafeView
 from resd.loop.setup import Setup
 from resd.loop.state import Progress, restore_state, state_writer
-from resd.loop.stream import Stream
+from resd.loop.stream import Course
 from resd.loop.student import Student
 from resd.loop.trackers import Trackers
 from resd.loop.update import PolicyUpdate
@@ -70,7 +70,7 @@ class Trainer:
         seed_everything(config.seed)
         self.clock = Clock()
         self.recorder = Recorder(run, traces=config.traces and main, warn=self.view.warn)
-        self.stream = Stream(setup.train, config.train, config.seed)
+        self.course = Course(setup.stages, config.train, config.seed)
         # A teacher that does not move starts from the model the run started from.
         self.student = Student(config.model, setup.tokenizer, self.backend, self.view.warn)
         self.model = self.student.model
@@ -95,7 +95,7 @@ class Trainer:
         ends = end_token_ids(self.model, setup.tokenizer)
         self.pad_id = pad_token_id(setup.tokenizer, ends, embedding_rows(self.model))
         self.method = make_method(config.method, self._services())
-        anchors = make_anchors(
+        self.anchors = make_anchors(
             config,
             setup.anchors,
             run.path,
@@ -114,7 +114,7 @@ class Trainer:
             on_sampler=not engine.shares_weights,
             warn=self.view.warn,
             backend=self.backend,
-            anchors=anchors,
+            anchors=self.anchors,
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
@@ -126,6 +126,9 @@ class Trainer:
                 checkpoints[-1][1], self.backend, self.update, self.method
             )
             self.sampler.student_changed()
+            if self.anchors is not None:
+                for left in self.course.seen(self.progress.step)[:-1]:
+                    self.anchors.restore(left.name)
         self.baselines = self.backend.on_main(
             lambda: evaluate_baselines(
                 setup.environment, setup.test, config.evaluation, setup.scorer
@@ -151,7 +154,7 @@ class Trainer:
                 self._own_engine.close()
 
     def _train(self) -> None:
-        self.view.begin(self.config, self.progress.step, self.stream.steps)
+        self.view.begin(self.config, self.progress.step, self.course.steps)
         self.trackers.start()
         for note in self.setup.notes:
             self.view.warn(note)
@@ -163,18 +166,27 @@ class Trainer:
         if not self.run.checkpoints():
             self._checkpoint()
         self.clock.take()
-        while self.progress.step < self.stream.steps:
+        while self.progress.step < self.course.steps:
             self.progress.step += 1
-            self._one_step(self.stream.batch(self.progress.step))
+            if self.course.begins(self.progress.step):
+                self._begin_task()
+            self._one_step(self.course.batch(self.progress.step))
             if self._evaluation_due():
                 self._evaluate()
             if self._checkpoint_due():
                 self._checkpoint()
         self._finish()
 
+    def _begin_task(self) -> None:
+        """Leave the task before, if there is one, and begin the one of this step."""
+        *before, now = self.course.seen(self.progress.step)
+        if before and self.anchors is not None:
+            self.anchors.leave(before[-1], self.config, self.setup.chat, self.sampler)
+        self.method.begin_task(now.name, first=not before)
+
     def _one_step(self, batch: Sequence[Example]) -> None:
         step, solved = self.progress.step, self.progress.solved
-        if self.stream.is_first_iteration(step):
+        if self.course.is_first_iteration(step):
             solved.clear()
         if self.config.train.early_stop:
             batch = [example for example in batch if example.id not in solved]
@@ -247,14 +259,14 @@ class Trainer:
     def _evaluation_due(self) -> bool:
         every = self.config.evaluation.every
         step = self.progress.step
-        return step == self.stream.steps or (every > 0 and step % every == 0)
+        return self.course.ends(step) or (every > 0 and step % every == 0)
 
     def _evaluate(self) -> None:
         step, config = self.progress.step, self.config
         with self.clock.apart("evaluate"):
             result = evaluate(
                 self.sampler,
-                self.setup.test,
+                {stage.name: stage.test for stage in self.course.seen(step)},
                 config.evaluation,
                 config.rollout.max_new_tokens,
                 step,
@@ -286,7 +298,7 @@ class Trainer:
         totals.update({k: v for k, v in report.counts.items() if v})
         try:
             if self.backend.main:
-                report.metrics |= self.method.metrics(self.setup.environment)
+                report.metrics |= self.method.metrics(self.course.stage(step).environment)
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
         self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
@@ -314,7 +326,7 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         step, config = self.progress.step, self.config.checkpoint
-        if step == self.stream.steps:
+        if step == self.course.steps:
             return True
         if isinstance(config.every, int):
             return step % config.every == 0

@@ -155,6 +155,14 @@ class Method(Generic[Config]):
         """Optimiser steps on a batch of rollouts; None for what the run says."""
         return None
 
+    def begin_task(self, name: str, *, first: bool) -> None:
+        """Called before the first step of every task of a stream, and of a run's only task.
+
+        Args:
+            name: of the task; "" where it is the only one.
+            first: whether none was before it.
+        """
+
     def learn(self, batch: Sequence[Rollout], report: StepReport) -> Notes:
         """Update what the method remembers, before the policy update (paper: line 3)."""
         return Notes([None] * len(batch))

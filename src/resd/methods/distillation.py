@@ -35,9 +35,20 @@ class Distillation(Method[Config]):
         copy = services.copy
         if copy is not None and config.teacher.offload:
             copy = partial(copy, offload=True)
+        self._rebases = config.teacher.at_boundary == "rebase"
         self.teacher = make_teacher(
-            config.teacher.kind, services.student, config.teacher.rate, services.weights, copy
+            config.teacher.kind,
+            services.student,
+            config.teacher.rate,
+            services.weights,
+            copy,
+            rebased=self._rebases,
         )
+
+    def begin_task(self, name: str, *, first: bool) -> None:
+        """Let the teacher become the student, where that is wanted."""
+        if self._rebases and not first:
+            self.teacher.rebase(self.services.weights)
 
     def sections(
         self, rollout: Rollout, peer: str, reflection: Reflection | None

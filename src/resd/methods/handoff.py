@@ -31,6 +31,12 @@ class Handoff(Method[HandoffConfig]):
         self._steps = 0
         self._window: list[tuple[float, float]] = []
 
+    def begin_task(self, name: str, *, first: bool) -> None:
+        """A new task is reflected on, until its rewards carry a signal."""
+        self._resd.begin_task(name, first=first)
+        self._by_rewards = self._next_by_rewards = False
+        self._steps, self._window = 0, []
+
     @property
     def _at_work(self) -> Resd | Grpo:
         return self._grpo if self._by_rewards else self._resd

@@ -38,8 +38,20 @@ class Resd(Distillation[ResdConfig]):
 
     def __init__(self, config: ResdConfig, services: Services) -> None:
         super().__init__(config, services)
-        self.playbook = Playbook(config.playbook, services.count_tokens, services.seed)
+        self.playbook = self._new_playbook()
+        self._task, self._earlier = "", dict[str, dict[str, Any]]()
         self.solutions = SolutionBuffer(config.max_solutions)
+
+    def _new_playbook(self) -> Playbook:
+        return Playbook(self.config.playbook, self.services.count_tokens, self.services.seed)
+
+    def begin_task(self, name: str, *, first: bool) -> None:
+        """A playbook of its own, where every task is to have one; the last one is kept."""
+        super().begin_task(name, first=first)
+        if not first and self.config.playbook.scope == "task":
+            self._earlier[self._task] = self.playbook.state_dict()
+            self.playbook = self._new_playbook()
+        self._task = name
 
     # -- context update (Algorithm 1, line 3) ------------------------------------------------
 
@@ -219,20 +231,29 @@ class Resd(Distillation[ResdConfig]):
     # -- what is kept -------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Playbook and solutions, as plain JSON."""
-        return {"playbook": self.playbook.state_dict(), "solutions": self.solutions.state_dict()}
+        """Playbooks and solutions, as plain JSON."""
+        return {
+            "playbook": self.playbook.state_dict(),
+            "solutions": self.solutions.state_dict(),
+            "task": self._task,
+            "earlier": self._earlier,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`."""
         self.playbook.load_state_dict(state["playbook"])
         self.solutions.load_state_dict(state["solutions"])
+        self._task, self._earlier = str(state["task"]), dict(state["earlier"])
 
     def artifacts(self, title: str) -> dict[str, str]:
-        """The playbook, for programs and for people."""
-        return {
+        """The playbook, for programs and for people; of a stream, one of every task."""
+        found = {
             "playbook.json": json.dumps(self.playbook.state_dict(), indent=1) + "\n",
             "playbook.md": playbook_markdown(self.playbook, title),
         }
+        for name, state in self._earlier.items():
+            found[f"playbook-{name}.json"] = json.dumps(state, indent=1) + "\n"
+        return found
 
     def metrics(self, environment: Any) -> dict[str, float]:
         """Precision and recall of the playbook, in worlds that know the truth."""

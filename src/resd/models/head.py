@@ -7,7 +7,7 @@ parts taken apart the loss can make them for a few tokens at a time (`resd.disti
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,8 +53,11 @@ class LogitHead:
         config = self.base.config.get_text_config()
         return int(config.vocab_size if self.whole else config.hidden_size)
 
-    def frozen(self) -> LogitHead:
+    def frozen(self, tensors: Mapping[str, Tensor] | None = None) -> LogitHead:
         """A head that stays as this one is now, in the dtype that it computes in.
+
+        Args:
+            tensors: weights in place of its own, as `tensors` gave them.
 
         Of a sharded model the head must be whole (`Backend.ready`). An adapter on the head is
         left out.
@@ -65,8 +68,12 @@ class LogitHead:
         if self.whole:
             raise ValueError("a whole head cannot be kept without its model")
         kept = copy.copy(self)
-        kept.module = _Fixed(getattr(self.module, "base_layer", self.module))
+        kept.module = _Fixed(getattr(self.module, "base_layer", self.module), tensors)
         return kept
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights of a frozen head, by name."""
+        return dict(self.module.tensors)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in the dtype that the model computes in."""
@@ -85,17 +92,20 @@ class LogitHead:
 class _Fixed:
     """A module with copies of the weights that it had."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, tensors: Mapping[str, Tensor] | None) -> None:
         self._module = module
-        tensors = (*module.named_parameters(), *module.named_buffers())
-        self._tensors = {name: tensor.detach().clone() for name, tensor in tensors}
+        own = (*module.named_parameters(), *module.named_buffers())
+        self.tensors = {
+            name: (tensors[name].to(tensor) if tensors else tensor).detach().clone()
+            for name, tensor in own
+        }
 
     def parameters(self) -> Iterator[Tensor]:
         """Nothing here is trained."""
         return iter(())
 
     def __call__(self, hidden: Tensor) -> Any:
-        return torch.func.functional_call(self._module, self._tensors, (hidden,))
+        return torch.func.functional_call(self._module, self.tensors, (hidden,))
 
 
 def head_of(model: Any) -> tuple[LogitHead, str]:

@@ -132,7 +132,8 @@ class RunDirectory:
             if steps is not None:
                 atomic.write_text(path / "config.toml", config_text(config))
                 atomic.remove(path / "done.json")
-            identity.find_modules_of(path, config.task)
+            for task in config.tasks:
+                identity.find_modules_of(path, task)
         except BaseException:
             run.close()
             raise
@@ -144,6 +145,11 @@ class RunDirectory:
         Raises:
             UserError: they are not more than the run had, or has done.
         """
+        if config.stream:
+            raise UserError(
+                f"--train.steps: {self.path} is a stream, whose steps belong to its tasks; start "
+                "another stream from its final model with --model.path"
+            )
         reached = max([number for number, _ in self.checkpoints()], default=0)
         least = max(reached, config.train.steps or 0)
         if steps < least:

@@ -41,7 +41,7 @@ def identity(config: RunConfig, place: Path) -> dict[str, Any]:
         "id": uuid.uuid4().hex,
         "working_directory": str(place),
         "versions": versions(),
-        "task": task_digest(config.task, place),
+        "task": tasks_digest(config, place),
         "settings": settings(config),
     }
 
@@ -65,6 +65,13 @@ def settings(config: RunConfig) -> dict[str, Any]:
     del values["output"]
     # Through JSON and back: tuples become lists, as they are read from the file.
     return dict(flat(json.loads(json.dumps(values)), ""))
+
+
+def tasks_digest(config: RunConfig, place: Path) -> str | None:
+    """Digest of the sources of a run's own tasks; None where all come with the package."""
+    found = {task: task_digest(task, place) for task in config.tasks}
+    own = [digest for _, digest in sorted(found.items()) if digest is not None]
+    return " ".join(own) or None
 
 
 def task_digest(task: str, place: Path) -> str | None:
@@ -133,7 +140,7 @@ def check(run: Path, config: RunConfig, accept: Collection[str]) -> dict[str, An
         return now
     now["id"], place = saved["id"], Path(str(saved["working_directory"]))
     now["working_directory"] = str(place)
-    now["task"] = task_digest(config.task, place)
+    now["task"] = tasks_digest(config, place)
     changed = changes(saved, now)
     refused = {key: text for key, text in changed.items() if not _accepted(key, accept)}
     if refused:
@@ -159,7 +166,8 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
             )
     known = saved.get("task") is not None and "config/task" not in found
     if known and saved["task"] != now["task"]:
-        found["task"] = f"the source of task {new.get('task')} was changed"
+        what = "a task of the stream" if new.get("stream") else f"task {new.get('task')}"
+        found["task"] = f"the source of {what} was changed"
     for name in sorted(saved["versions"].keys() & now["versions"].keys()):
         was, is_ = str(saved["versions"][name]), str(now["versions"][name])
         if _matters(name, was) != _matters(name, is_):

@@ -21,7 +21,8 @@ from resd.types import Example, Split
 
 T = TypeVar("T")
 
-# Name and place of the class; imported when asked for.
+# Name and place of the class; imported when asked for. `STREAM` is what `[[stream]]` tables make.
+STREAM = "stream"
 BUILT_IN = {
     "lab": "resd.tasks.lab:LabEnvironment",
     "manufactoria": "resd.tasks.manufactoria:ManufactoriaEnvironment",
@@ -30,6 +31,7 @@ BUILT_IN = {
 }
 # `NAME:REST`: the class gets REST as the argument that stands here.
 ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
+_SEQUENCE = "resd.tasks.sequence:SequenceEnvironment"
 _OWN = Path(__file__).resolve().parents[1]
 MOST_EXAMPLES = 1_000_000  # a split is held in memory
 ROLES = ("system", "user", "assistant")
@@ -67,7 +69,7 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     adapter, _, name = task.partition(":")
     if adapter in ADAPTERS:
         arguments[ADAPTERS[adapter][1]] = name
-    cls = find_class(task)
+    cls = find_class(_SEQUENCE if task == STREAM else task)
     _check_arguments(cls, arguments, task)
     try:
         environment = cls(**arguments)

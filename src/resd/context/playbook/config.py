@@ -28,6 +28,9 @@ class PlaybookConfig(BaseModel):
     candidate_patience: int = Field(
         32, ge=1, description="context updates that a candidate waits for support (confirmed)"
     )
+    scope: Literal["task", "stream"] = Field(
+        "task", description="(stream) a playbook for each task, or one for all of them"
+    )
     merge_similarity: float = Field(
         0.95, gt=0, le=1, description="lessons at least this alike are one (1: same words only)"
     )
