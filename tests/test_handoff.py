@@ -82,6 +82,17 @@ def test_a_schedule_counts_steps() -> None:
     assert steps(made(rule="schedule", after=3), NONE, NONE, NONE, NONE) == [1, 1, 4, 4]
 
 
+def test_a_new_task_is_reflected_on_again() -> None:
+    method = made(rule="schedule", after=2)
+    assert steps(method, NONE, NONE) == [1, 4]
+    method.begin_task("next", first=False)
+    assert [method.rollouts, *steps(method, NONE, NONE)] == [1, 1, 4]
+    measured = made(window=2)
+    assert steps(measured, HALF) == [1]
+    measured.begin_task("next", first=False)
+    assert steps(measured, HALF, HALF) == [1, 4]
+
+
 def test_each_method_does_its_own_work() -> None:
     """Before the switch a teacher, afterwards advantages; the switch takes effect with a step."""
     method = made(window=1)
