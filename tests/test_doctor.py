@@ -247,6 +247,21 @@ def test_vllm_takes_its_share_of_a_card(tmp_path: Path) -> None:
     host = Memory(settings(place, engine__kind="vllm")).estimate(device="cpu")
     assert (host.beside, host.vllm) == (0.0, "")
     assert host.base == own.base + found.copy + (1 << 30)
+    shared = settings(place, engine__kind="vllm", engine__memory=0.4)
+    assert not Memory(shared).estimate(device="cpu").sleeps
+
+
+def test_processes_are_looked_for_that_hold_vllm_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def each(number: int) -> Estimate:
+        return Estimate((Part("weights", 200 * GB // number, ""),), {}, (), 0, 0, number, 0.5)
+
+    memory = Memory(settings(made("qwen3", tmp_path)))
+    monkeypatch.setattr(memory, "estimate", each)
+    plan = memory.plan()
+    assert plan is not None
+    assert (plan.estimate.processes, plan.card) == (8, 80)
 
 
 def test_what_is_said_of_vllm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -110,26 +110,26 @@ def _drawn(probs: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
             if found is not None:
                 return found
     every = probs.sort(dim=-1, descending=True).values
-    least = _least(every, every.double().cumsum(dim=-1), top_p)
+    least = _least(every, top_p)
     return _draw(torch.where(probs >= least, probs, 0.0), uniforms)
 
 
 def _drawn_of_few(few: Tensor, places: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor | None:
     """As `_drawn`, of the largest [B, K] and their places; None if more must be looked at."""
-    sums = few.double().cumsum(dim=-1)
-    least = _least(few, sums, top_p)
-    # What is as probable as the last of the few may lie beyond them.
-    if not bool(((sums[:, -1:] >= top_p) & (few[:, -1:] < least)).all()):
+    least = _least(few, top_p)
+    # A set that ends with the last of the few may go on beyond them.
+    if not bool((few[:, -1:] < least).all()):
         return None
     places, order = places.sort(dim=-1)
     few = few.gather(-1, order)
     return places.gather(-1, _draw(torch.where(few >= least, few, 0.0), uniforms))
 
 
-def _least(few: Tensor, sums: Tensor, top_p: Tensor) -> Tensor:
-    """The least probability [B, 1] of each set, of the largest [B, K] and their running sums."""
-    last = (sums - few < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
-    return few.gather(-1, last)
+def _least(largest: Tensor, top_p: Tensor) -> Tensor:
+    """The least probability [B, 1] of each set, of the largest [B, K]; if need be the last."""
+    sums = largest.double().cumsum(dim=-1)
+    last = (sums - largest < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
+    return largest.gather(-1, last)
 
 
 def _draw(probs: Tensor, uniforms: Tensor) -> Tensor:
