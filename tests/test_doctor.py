@@ -48,7 +48,7 @@ def settings(place: Path, **over: Any) -> RunConfig:
     }
     for key, value in over.items():
         part, _, name = key.partition("__")
-        values[part] = {**values[part], name: value} if name else value
+        values[part] = {**values.get(part, {}), name: value} if name else value
     return validate(values, "here")
 
 
@@ -220,6 +220,62 @@ def test_too_little_memory_is_refused_or_warned_of(tmp_path: Path) -> None:
         check_memory(memory, needing(10), "cuda", 10 * GB - 1)
     memory.run.model.check_memory = False
     assert len(check_memory(memory, needing(10), "cuda", 10 * GB - 1)) == 1
+
+
+def test_vllm_takes_its_share_of_a_card(tmp_path: Path) -> None:
+    """While it generates, beside what is there all the time; without sleep beside all."""
+    part, coming = Part("weights", 10 * GB, ""), {"loss": (Part("head", 8 * GB, ""),)}
+
+    def beside(*vllm: Any) -> list[bool]:
+        found = Estimate((part,), coming, (), 0, 0, 1, *vllm)
+        return [found.fits(room * GB) for room in (17, 18, 19, 20, 21, 35, 36)]
+
+    assert beside() == [False, *[True] * 6]
+    assert beside(0.5, True, 2 * GB) == [*[False] * 3, *[True] * 4]
+    assert beside(0.5, False, 2 * GB) == [*[False] * 6, True]
+    assert beside(0.5, True, 18 * GB) == [*[False] * 6, True]
+    place = made("qwen3", tmp_path)
+    own = Memory(settings(place)).estimate()
+    found = Memory(settings(place, engine__kind="vllm")).estimate()
+    assert (found.beside, found.sleeps, found.copy) == (0.3, True, found.parameters * 4)
+    assert found.base == own.base
+    assert own.moments.keys() - found.moments.keys() == {"prompts", "generation"}
+    awake = {"engine__kind": "vllm", "engine__memory": 0.4, "engine__sleep": False}
+    found = Memory(settings(place, **awake)).estimate()
+    assert (found.beside, found.sleeps) == (0.4, False)
+    assert "40% (engine.memory) all the time, 0.0 GB of it its weights" in found.vllm
+    host = Memory(settings(place, engine__kind="vllm")).estimate(device="cpu")
+    assert (host.beside, host.vllm) == (0.0, "")
+    assert host.base == own.base + found.copy + (1 << 30)
+    shared = settings(place, engine__kind="vllm", engine__memory=0.4)
+    assert not Memory(shared).estimate(device="cpu").sleeps
+
+
+def test_processes_are_looked_for_that_hold_vllm_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def each(number: int) -> Estimate:
+        return Estimate((Part("weights", 200 * GB // number, ""),), {}, (), 0, 0, number, 0.5)
+
+    memory = Memory(settings(made("qwen3", tmp_path)))
+    monkeypatch.setattr(memory, "estimate", each)
+    plan = memory.plan()
+    assert plan is not None
+    assert (plan.estimate.processes, plan.card) == (8, 80)
+
+
+def test_what_is_said_of_vllm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    vllm = ["--set", "engine.kind=vllm", "--set", "engine.memory=0.5"]
+    assert main(["doctor", "--preset", "manufactoria-paper", *vllm]) == 0
+    text = capsys.readouterr().out
+    assert "of a GPU 50% (engine.memory) while it generates, 8.0 GB of it its weights" in text
+    assert "choice of a token" not in text
+    assert main(["doctor", "--preset", "manufactoria-paper", *vllm, "--markdown"]) == 0
+    assert "| vLLM beside it, of the card: 50%" in capsys.readouterr().out
+    awake = {"engine__kind": "vllm", "engine__sleep": False}
+    memory = Memory(settings(made("qwen3", tmp_path), **awake))
+    (warning,) = check_memory(memory, memory.estimate(), "cuda", memory.estimate().total)
+    assert "vLLM takes 30% (engine.memory) all the time" in warning
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

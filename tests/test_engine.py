@@ -189,6 +189,27 @@ def test_a_nucleus_wider_than_the_first_look(monkeypatch: pytest.MonkeyPatch) ->
     assert min(wide) >= 20
 
 
+@pytest.mark.parametrize("scale", [0.5, 3.0, 8.0])
+def test_a_token_is_the_same_however_many_were_looked_at(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the least probable of a nucleus has equals, and where rows have other shares."""
+    shares = (0.3, 0.95, 1.0, 1e-6, 0.8)
+    asked = [Request((2,), Sampling(1.0, shares[i % 5], 1), i) for i in range(200)]
+    choice = SeededChoice(asked, torch.device("cpu"))
+    logits = torch.randn(200, 100, generator=torch.Generator().manual_seed(0)) * scale
+    for given in (logits, logits.round()):
+        found = []
+        for few in ((), (3,), (16, 64), (99,)):
+            monkeypatch.setattr("resd.engines.choice._FEW", few)
+            found.append(choice.choose(given, 0)[0].tolist())
+        assert found == [found[0]] * 4
+        assert len(set(found[0])) > 10
+        most = given.gather(-1, torch.tensor(found[0])[:, None])[:, 0] == given.amax(-1)
+        assert most[3::5].all()
+        assert not most.all()
+
+
 def test_greedy_takes_the_most_probable(model: Any) -> None:
     for request in requests(4, Sampling(0.0, 0.3, 6)):
         (done,) = engine(model).generate([request])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from live_bytes import LiveBytes
 
 from resd.config import RunConfig, validate
-from resd.distill import entropy
+from resd.distill import entropy, make_teacher
 from resd.distill.chunked import chunked_loss
 from resd.distill.divergence import divergence_terms
 from resd.engines.base import Request, Sampling
@@ -210,6 +211,39 @@ def test_the_loss_head(support: str, dtype: torch.dtype, tmp_path: Path) -> None
         chunked_loss(ours, student, per_chunk, chunk).backward()
     found = parts(Memory(run).estimate(device="cpu"), "loss")
     assert found["loss head"] / live.peak == pytest.approx(1, abs=0.2)
+
+
+def held() -> int:
+    """Bytes of all tensors that there are."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("model", [LORA, {**LORA, "dtype": "bfloat16"}, {}])
+def test_a_teacher_of_adapters_is_no_second_model(model: dict[str, Any], tmp_path: Path) -> None:
+    """Frozen: the adapters switched off; average: of the adapters; in a pass no more than them."""
+    built, _, _ = made("qwen3", {}, model, tmp_path)
+    whole = sum(p.numel() * p.element_size() for p in built.parameters())
+    trained = sum(p.numel() * 4 for p in built.parameters() if p.requires_grad)
+    added, passed = {}, {}
+    for kind in ("live", "frozen", "ema"):
+        before = held()
+        teacher = make_teacher(kind, built)  # type: ignore[arg-type]
+        added[kind] = held() - before
+        with torch.no_grad(), LiveBytes() as live, teacher.model() as scored:
+            states(scored, [TOKENS])
+        passed[kind] = live.peak
+        del teacher
+    if not model:
+        copied = pytest.approx(whole, abs=1024)  # the frequencies of its positions too
+        assert added == {"live": 0, "frozen": copied, "ema": copied}
+        return
+    assert trained < whole / 8
+    assert added == {"live": 0, "frozen": 0, "ema": trained}
+    assert passed["frozen"] <= passed["live"]
+    assert passed["ema"] <= passed["live"] + trained
 
 
 def test_the_choice_of_a_token(tmp_path: Path) -> None:

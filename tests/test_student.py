@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from resd.backend import Local
+from resd.backend.fsdp import Sharded
 from resd.config import ModelConfig
 from resd.loop import student as module
 from resd.loop.student import Student
@@ -20,29 +21,28 @@ from resd.models.head import head_of
 from resd.models.load import load_model
 
 
-class Two(Local):
+class Two(Sharded):
     """One of two processes, which holds the whole model as if it were its shard."""
 
-    world = 2
-
     def __init__(self, main: bool) -> None:
-        self.main = main  # type: ignore[misc]
+        self.rank, self.world = 0 if main else 1, 2
         self.compute: list[Any] = []
         self.lent: list[Any] = []
 
     def on_main_alone(self, work: Callable[[], Any]) -> Any:
         return work() if self.main else None
 
-    def shard(self, model: Any, compute: Any, source: Any = None, *, offload: bool = False) -> Any:
+    def shard(self, model: Any, compute: Any, stored: Any = None, *, offload: bool = False) -> Any:
         self.compute.append(compute)
         self.offloaded = offload
         frozen = not any(p.requires_grad for p in model.parameters())
-        assert (source is not None) == self.main
+        assert (stored is not None) == self.main
         return load_model(CONFIG[0]).requires_grad_(not frozen)
 
-    def ready(self, model: Any) -> AbstractContextManager[Any]:
+    @contextmanager
+    def ready(self, model: Any) -> Iterator[Any]:
         self.lent.append(model)
-        return nullcontext(model)
+        yield model
 
 
 CONFIG: list[ModelConfig] = []

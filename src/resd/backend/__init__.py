@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from resd.backend.base import Backend, Local, woven
+from resd.backend.base import Backend, Local, Source, woven
 from resd.backend.tensors import local_part, whole_tensor
 from resd.launch import launched
 
-__all__ = ["Backend", "Local", "local_part", "make_backend", "whole_tensor", "woven"]
+__all__ = ["Backend", "Local", "Source", "local_part", "make_backend", "whole_tensor", "woven"]
 
 
 def make_backend(device: str = "auto") -> Backend:

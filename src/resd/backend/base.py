@@ -7,6 +7,7 @@ so that all go on from the same state. Process 0 alone writes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,38 +22,69 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Source(Protocol):
+    """A model that can be loaded, whole or in parts.
+
+    Attributes:
+        compute: what forward and backward run in; None for the weights' own dtype.
+    """
+
+    compute: torch.dtype | None
+
+    def whole(self, *, on_host: bool = False) -> Any:
+        """All of it, on the device of the run or in the host's memory."""
+        ...
+
+    def empty(self) -> Any:
+        """Its modules on the meta device, without any number."""
+        ...
+
+    def stored(self) -> Any:
+        """All of it in the host's memory, in the dtype of its files."""
+        ...
+
+
 class Backend(Protocol):
     """Processes that train one model.
 
     Attributes:
         rank: of this process; 0 writes.
         world: how many there are.
+        casts: a placed model computes in `Source.compute` by itself, and its weights stay wide.
     """
 
     rank: int
     world: int
+    casts: bool
 
     @property
     def main(self) -> bool:
         """Whether this process writes, shows and asks."""
         ...
 
-    def shard(
-        self,
-        model: Any,
-        compute: torch.dtype | None,
-        source: Any = None,
-        *,
-        offload: bool = False,
-    ) -> Any:
-        """Spread a model's weights over the processes, in place.
+    def placed(self, source: Source) -> Any:
+        """The model, where this process trains it or its share of it.
+
+        Raises:
+            UserError: it cannot be loaded, or not be spread over several processes.
+        """
+        ...
+
+    def frozen(self, model: Any, source: Source, *, offload: bool) -> Any:
+        """A copy of a placed model that was not trained yet: in eval mode, without gradients.
 
         Args:
-            model: on the meta device where there are several processes.
-            compute: what forward and backward run in.
-            source: the same model with its weights, on process 0.
+            model: what `placed` gave.
+            source: where it is from.
             offload: keep each process's share in the host's memory; a layer is on the device
                 while it computes.
+        """
+        ...
+
+    def gathered(self, model: Any, source: Source) -> Any | None:
+        """A placed model with all its weights of now, to be written; None on all processes but 0.
+
+        All processes call it together.
         """
         ...
 
@@ -152,16 +184,18 @@ class Local:
     """One process: every method is the plain thing."""
 
     rank, world, main = 0, 1, True
+    casts = False
 
-    def shard(
-        self,
-        model: Any,
-        compute: torch.dtype | None,
-        source: Any = None,
-        *,
-        offload: bool = False,
-    ) -> Any:
-        """Nothing to spread; `resd.loop.masters` computes in another dtype."""
+    def placed(self, source: Source) -> Any:
+        """The whole model."""
+        return source.whole()
+
+    def frozen(self, model: Any, source: Source, *, offload: bool) -> Any:
+        """A copy of it; the host's memory is for several processes."""
+        return copy.deepcopy(model).requires_grad_(False).eval()
+
+    def gathered(self, model: Any, source: Source) -> Any | None:
+        """The model itself."""
         return model
 
     def whole(self, model: Any) -> AbstractContextManager[Any]:

@@ -29,6 +29,7 @@ from torch.distributed.fsdp import (
 )
 
 from resd.backend import tensors as files
+from resd.backend.base import Source
 from resd.backend.stopped import end_at_sigterm, leave
 from resd.backend.tensors import whole_tensor
 from resd.errors import LostProcessError, ProcessError, UserError, one_line
@@ -53,6 +54,8 @@ class Sharded:
         UserError: a GPU is missing for this process, or the processes do not find each other.
     """
 
+    casts = True
+
     def __init__(self, device: str = "auto") -> None:
         self.device = _device(device)
         self._objects, self._saving = _groups(self.device.type)
@@ -68,11 +71,38 @@ class Sharded:
 
     # -- weights ----------------------------------------------------------------------------
 
+    def placed(self, source: Source) -> Any:
+        """This process's share of the model."""
+        return self._placed(source)
+
+    def frozen(self, model: Any, source: Source, *, offload: bool) -> Any:
+        """Read again: what is sharded cannot be copied, and not all of it is here."""
+        return self._placed(source, frozen=True, offload=offload).eval()
+
+    def gathered(self, model: Any, source: Source) -> Any | None:
+        """Another model in the host's memory of process 0, weight by weight."""
+        whole = named = None
+        if self.main:
+            whole = source.whole(on_host=True)
+            named = dict(whole.named_parameters())
+        with torch.no_grad():
+            for name, tensor in self.tensors(model):
+                if named is not None:
+                    named[name].copy_(tensor)
+        return whole
+
+    def _placed(self, source: Source, *, frozen: bool = False, offload: bool = False) -> Any:
+        stored = self.on_main_alone(source.stored)
+        model = source.empty()
+        if frozen:
+            model.requires_grad_(False)
+        return self.shard(model, source.compute, stored, offload=offload)
+
     def shard(
         self,
         model: Any,
         compute: torch.dtype | None,
-        source: Any = None,
+        stored: Any = None,
         *,
         offload: bool = False,
     ) -> Any:
@@ -81,6 +111,12 @@ class Sharded:
         No process but the first, which reads them, ever holds more than one layer whole.
         Embedding, last norm and head stay in the root group: after a forward pass the root is
         whole, so that the loss can call the head chunk by chunk.
+
+        Args:
+            model: on the meta device.
+            compute: what forward and backward run in.
+            stored: the same model with its weights, on process 0.
+            offload: keep this process's share in the host's memory.
 
         Raises:
             UserError: the architecture has no list of layers.
@@ -94,7 +130,7 @@ class Sharded:
             policy["offload_policy"] = CPUOffloadPolicy(pin_memory=pinned)
         # The root is the model under any adapters: peft's generate() calls it by itself.
         root = bare(model)
-        known = dict(bare(source).named_modules()) if source is not None else {}
+        known = dict(bare(stored).named_modules()) if stored is not None else {}
         filled: dict[Tensor, torch.nn.Parameter] = {}  # tied weights are one
         layers = decoder_layers(root)
         if not layers:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NOT = (
     "An estimate for the longest sequences that the settings allow, so at most; the CUDA context, "
-    "fragmentation, imports and a vLLM beside the trainer are not in it."
+    "fragmentation and imports are not in it."
 )
 
 
@@ -125,6 +125,8 @@ def report(config: RunConfig, memory: Memory, found: Estimate) -> str:
     for moment, parts in found.moments.items():
         lines += [f"  and for {moment:<15}{found.at(moment) / GB:>11.2f} GB", *map(line, parts)]
     lines.append(f"  at most                {found.total / GB:>11.2f} GB   ({found.worst})")
+    if found.vllm:
+        lines.append(f"  vLLM beside it: of a GPU {found.vllm}")
     for part in found.host:
         lines.append(f"  in host memory         {part.bytes / GB:>11.2f} GB   {part.name}")
     plan, card = memory.plan(), found.card()
@@ -155,6 +157,8 @@ def markdown(memory: Memory, processes: int) -> str:
             rows.append(f"| for {moment}: {what} | {found.at(moment) / GB:.1f} |")
     where = "on one" if processes == 1 else f"on each of {processes}"
     rows.append(f"| **at most** ({found.worst}), {where} | **{found.total / GB:.1f}** |")
+    if found.vllm:
+        rows.append(f"| vLLM beside it, of the card: {found.vllm} | |")
     rows += [f"| in host memory: {part.name} | {part.bytes / GB:.1f} |" for part in found.host]
     card = found.card()
     rows.append(f"| **card** | **{f'{card} GB' if card else 'none of up to 141 GB'}** |")

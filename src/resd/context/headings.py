@@ -57,16 +57,18 @@ def line_guard(renders: Iterable[Render]) -> Callable[[str], str]:
     Args:
         renders: each takes `question` and the sections by name, to text.
     """
-    openings: dict[str, None] = {}
     tags: dict[str, None] = {}
-    for text in (text for render in renders for text in _renderings(render)):
-        openings |= dict.fromkeys(filter(None, map(_opening, text.splitlines())))
+    # Renderings share most of their lines.
+    texts = dict.fromkeys(text for render in renders for text in _renderings(render))
+    lines = dict.fromkeys(line for text in texts for line in text.splitlines())
+    openings = dict.fromkeys(filter(None, map(_opening, lines)))
+    for text in texts:
         tags |= {tag: None for match in _TAGS.finditer(text) for tag in match.groups() if tag}
     broken = mark_breaker(list(tags))
     if not openings:
         return broken
-    lines = re.compile(rf"(?:\A|[{LINE_ENDS}])(?={_LEAD}(?:{'|'.join(openings)}))", re.IGNORECASE)
-    return lambda text: broken(lines.sub(r"\g<0>> ", text))
+    opened = re.compile(rf"(?:\A|[{LINE_ENDS}])(?={_LEAD}(?:{'|'.join(openings)}))", re.IGNORECASE)
+    return lambda text: broken(opened.sub(r"\g<0>> ", text))
 
 
 def shows(render: Render, name: str) -> bool:

@@ -34,6 +34,10 @@ class SeededChoice:
             [[s.temperature or 1.0] for s in samplings], dtype=torch.float32, device=device
         )
         self._top_p = torch.tensor([[s.top_p] for s in samplings], device=device)
+        # Asked of the requests, not of the tensors: an answer from a device takes time.
+        self._all_greedy = all(s.temperature == 0 for s in samplings)
+        self._tempered = any(s.temperature not in (0.0, 1.0) for s in samplings)
+        self._cut = any(s.top_p < 1.0 for s in samplings)
         longest = max(s.max_new_tokens for s in samplings)
         numbers = np.stack([_uniforms(request.seed, longest) for request in requests])
         self._uniforms = torch.from_numpy(numbers).to(device)
@@ -57,9 +61,10 @@ class SeededChoice:
         best, chosen = raw.max(dim=-1, keepdim=True)
         if not bool(best.isfinite().all()):
             raise FloatingPointError("the logits are not finite")
-        if not bool(self._greedy.all()):
-            probs = (raw / self._temperature).softmax(dim=-1)
-            drawn = _draw(_nucleus(probs, self._top_p), self._uniforms[:, place, None])
+        if not self._all_greedy:
+            probs = (raw / self._temperature if self._tempered else raw).softmax(dim=-1)
+            uniforms = self._uniforms[:, place, None]
+            drawn = _drawn(probs, self._top_p, uniforms) if self._cut else _draw(probs, uniforms)
             chosen = torch.where(self._greedy[:, None], chosen, drawn)
         return chosen[:, 0], raw.gather(-1, chosen)[:, 0]
 
@@ -92,25 +97,43 @@ def _uniforms(seed: int, number: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).random(number)
 
 
-def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
-    """Probabilities [B, V] with zero outside the smallest set that holds `top_p` [B, 1].
+def _drawn(probs: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens [B, 1] drawn of the smallest sets of `probs` [B, V] that hold `top_p` [B, 1].
 
-    Tokens as probable as the least probable one of the set stay too: which of equals came first
-    would depend on rounding.
+    Tokens as probable as the least probable one of a set belong to it too: which of equals came
+    first would depend on rounding. A token is drawn in the order of the vocabulary, so that it is
+    the same however many were looked at.
     """
-    if bool((top_p >= 1.0).all()):
-        return probs
-    for number in (*_FEW, probs.shape[-1]):
-        few = probs.topk(min(number, probs.shape[-1]), dim=-1).values
-        sums = few.double().cumsum(dim=-1)
-        if bool((sums[:, -1:] >= top_p).all()):
-            break
-    last = (sums - few < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
-    return torch.where(probs >= few.gather(-1, last), probs, 0.0)
+    for number in _FEW:
+        if number < probs.shape[-1]:
+            found = _drawn_of_few(*probs.topk(number, dim=-1), top_p, uniforms)
+            if found is not None:
+                return found
+    every = probs.sort(dim=-1, descending=True).values
+    least = _least(every, top_p)
+    return _draw(torch.where(probs >= least, probs, 0.0), uniforms)
+
+
+def _drawn_of_few(few: Tensor, places: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor | None:
+    """As `_drawn`, of the largest [B, K] and their places; None if more must be looked at."""
+    least = _least(few, top_p)
+    # A set that ends with the last of the few may go on beyond them.
+    if not bool((few[:, -1:] < least).all()):
+        return None
+    places, order = places.sort(dim=-1)
+    few = few.gather(-1, order)
+    return places.gather(-1, _draw(torch.where(few >= least, few, 0.0), uniforms))
+
+
+def _least(largest: Tensor, top_p: Tensor) -> Tensor:
+    """The least probability [B, 1] of each set, of the largest [B, K]; if need be the last."""
+    sums = largest.double().cumsum(dim=-1)
+    last = (sums - largest < top_p).sum(dim=-1, keepdim=True).clamp(min=1) - 1
+    return largest.gather(-1, last)
 
 
 def _draw(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """The token [B, 1] at which the running sum of `probs` [B, V] passes the share `uniforms`."""
+    """The place [B, 1] at which the running sum of `probs` [B, K] passes the share `uniforms`."""
     sums = probs.double().cumsum(dim=-1)
     found = torch.searchsorted(sums, uniforms * sums[:, -1:], right=True)
     return found.clamp(max=probs.shape[-1] - 1)

@@ -31,7 +31,7 @@ from resd.runs.seeds import random_state, set_random_state
 from resd.types import Completion
 
 # A share of a GPU that leaves room for a trainer; on a CPU bytes of KV cache.
-_GPU_SHARE, _CPU_CACHE = 0.3, 1 << 30
+GPU_SHARE, CPU_CACHE = 0.3, 1 << 30
 # vLLM reads these when it is imported; what the user has set stays.
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -87,9 +87,9 @@ class VLLMEngine:
         self._tolerance = 1e-3 if dtype == torch.float32 else 0.1
         self._checked = False
         had_group = torch.distributed.is_initialized()
-        room: dict[str, Any] = {"gpu_memory_utilization": memory or _GPU_SHARE}
+        room: dict[str, Any] = {"gpu_memory_utilization": memory or GPU_SHARE}
         if not on_gpu and memory is None:
-            room = {"kv_cache_memory_bytes": _CPU_CACHE}
+            room = {"kv_cache_memory_bytes": CPU_CACHE}
         if self._backend.world > 1:
             # The processes and their group are there already: vLLM starts none.
             room["distributed_executor_backend"] = "external_launcher"

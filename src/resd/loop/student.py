@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from resd.backend import Backend
 from resd.config import ModelConfig
 from resd.loop.masters import Masters
 from resd.models.head import head_of
-from resd.models.load import compute_dtype, load_model
 from resd.models.lora import left_out
 from resd.models.save import save_model, verify_saved
-from resd.models.spread import empty_model, stored_model
+from resd.models.spread import ModelSource
 
 
 class Student:
@@ -41,9 +39,10 @@ class Student:
         backend: Backend,
         warn: Callable[[str], None],
     ) -> None:
-        self._config, self._tokenizer, self._backend = config, tokenizer, backend
-        self.model = self._loaded()
-        self.masters = Masters(self.model, compute_dtype(config) if backend.world == 1 else None)
+        self._source = ModelSource(config)
+        self._tokenizer, self._backend = tokenizer, backend
+        self.model = backend.placed(self._source)
+        self.masters = Masters(self.model, None if backend.casts else self._source.compute)
         fused = left_out(self.model)
         if fused:
             warn(
@@ -60,54 +59,25 @@ class Student:
             )
 
     def frozen_copy(self, model: torch.nn.Module, *, offload: bool = False) -> torch.nn.Module:
-        """The model as it was loaded, in eval mode and without gradients.
-
-        Args:
-            model: the student.
-            offload: keep it in the host's memory, as `Backend.shard` says.
-        """
-        if self._backend.world == 1:
-            return copy.deepcopy(model).requires_grad_(False).eval()
-        # What is sharded cannot be copied, and not all of it is here.
-        frozen: torch.nn.Module = self._loaded(frozen=True, offload=offload)
-        return frozen.eval()
+        """The model as it was loaded, as `Backend.frozen` gives it."""
+        frozen: torch.nn.Module = self._backend.frozen(model, self._source, offload=offload)
+        return frozen
 
     def save(self, place: Path) -> None:
         """Save in Hugging Face format; all processes call it, and process 0 writes."""
-        whole = self._gathered()
-        if whole is not None:
-            self._write(*whole, place)
+        self._saved(place)
 
     def save_and_verify(self, place: Path) -> None:
         """What is saved is loaded again and compared, before the run calls itself done."""
-        whole = self._gathered()
-        if whole is not None:
-            self._write(*whole, place)
-            verify_saved(whole[0], place)
+        model = self._saved(place)
+        if model is not None:
+            verify_saved(model, place)
 
-    def _write(self, model: Any, weights: Any, place: Path) -> None:
-        save_model(model, place, weights)
-        self._tokenizer.save_pretrained(place)
-
-    def _gathered(self) -> tuple[Any, Any] | None:
-        """A model of one process with the weights of now, and its float32 weights by name."""
-        if self._backend.world == 1:
-            return self.model, self.masters.weights
-        model = named = None
-        if self._backend.main:
-            model = load_model(self._config.model_copy(update={"device": "cpu"}))
-            named = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in self._backend.tensors(self.model):
-                if named is not None:
-                    named[name].copy_(tensor)
-        return None if model is None else (model, {})
-
-    def _loaded(self, *, frozen: bool = False, offload: bool = False) -> Any:
-        if self._backend.world == 1:
-            return load_model(self._config)
-        source = self._backend.on_main_alone(lambda: stored_model(self._config))
-        model = empty_model(self._config)
-        if frozen:
-            model.requires_grad_(False)
-        return self._backend.shard(model, compute_dtype(self._config), source, offload=offload)
+    def _saved(self, place: Path) -> Any | None:
+        """What was saved, on process 0."""
+        model = self._backend.gathered(self.model, self._source)
+        if model is not None:
+            # Where the backend casts, the model's own weights are the wide ones.
+            save_model(model, place, {} if self._backend.casts else self.masters.weights)
+            self._tokenizer.save_pretrained(place)
+        return model

@@ -124,13 +124,14 @@ def check_memory(memory: Memory, found: Estimate, device: str, room: int) -> lis
         if run.model.check_memory:
             raise UserError(f"{text}, or try all the same with --model.check_memory false")
         return [text]
-    if found.total > room:
-        return [
-            f"a step may need {found.total / GB:.1f} GB{each} at its longest sequences "
-            f"({found.worst}), the {device} has {room / GB:.1f} GB{holds}; lower it with "
-            f"{found.advice()}"
-        ]
-    return []
+    if found.fits(room):
+        return []
+    beside = f"; vLLM takes {found.vllm}" if found.vllm else ""
+    return [
+        f"a step may need {found.total / GB:.1f} GB{each} at its longest sequences "
+        f"({found.worst}), {found.base / GB:.1f} GB of them all the time, the {device} has "
+        f"{room / GB:.1f} GB{beside}{holds}; lower it with {found.advice()}"
+    ]
 
 
 def check_disk(memory: Memory) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resd.config import DistillConfig, RunConfig
+from resd.engines.vllm import CPU_CACHE, GPU_SHARE
 from resd.models.moments import Part, fewer_trained, moments
 from resd.models.sizes import Sizes, architecture, skeleton
 
@@ -35,6 +36,9 @@ class Estimate:
         parameters: of the model, without adapters.
         trained: of those that are trained.
         processes: that share the run.
+        beside: the share of the device that vLLM takes in the same process.
+        sleeps: vLLM takes it while it generates alone, beside what is there all the time.
+        copy: bytes of vLLM's own weights, which lie in its share.
     """
 
     kept: tuple[Part, ...]
@@ -43,6 +47,9 @@ class Estimate:
     parameters: int
     trained: int
     processes: int = 1
+    beside: float = 0.0
+    sleeps: bool = True
+    copy: int = 0
 
     @property
     def base(self) -> int:
@@ -67,7 +74,22 @@ class Estimate:
 
     def card(self) -> int | None:
         """GB of the smallest common card that holds a process, if one does."""
-        return next((card for card in CARDS if self.total <= card * GB), None)
+        return next((card for card in CARDS if self.fits(card * GB)), None)
+
+    def fits(self, room: int) -> bool:
+        """Whether a device of so many bytes holds it, and vLLM beside it."""
+        left = room * (1 - self.beside)
+        holds = self.total <= (room if self.sleeps else left) and self.base <= left
+        return holds and self.copy <= room * self.beside
+
+    @property
+    def vllm(self) -> str:
+        """What vLLM takes of a device, in words; empty if there is none beside it."""
+        if not self.beside:
+            return ""
+        when = "while it generates" if self.sleeps else "all the time"
+        weights = f"{self.copy / GB:.1f} GB of it its weights"
+        return f"{self.beside:.0%} (engine.memory) {when}, {weights}"
 
     def at(self, moment: str) -> int:
         """Bytes that come on top at a moment."""
@@ -129,7 +151,15 @@ class Memory:
         kept, host = self._kept(processes)
         kept = tuple(part for part in kept if part.bytes or part.name == "teacher")
         coming = moments(self.run, sizes, processes, device, sum(part.bytes for part in kept))
-        return Estimate(kept, coming, host, sizes.bare, sizes.trained, processes)
+        counts = sizes.bare, sizes.trained, processes
+        if self.run.engine.kind != "vllm":
+            return Estimate(kept, coming, host, *counts)
+        copy, engine = sizes.bare * sizes.b, self.run.engine
+        if device == "cpu" and engine.memory is None:
+            ours = Part("vLLM", copy + CPU_CACHE, "parameters x b, and its cache")
+            return Estimate((*kept, ours), coming, host, *counts)
+        sleeps = device != "cpu" and engine.sleep is not False
+        return Estimate(kept, coming, host, *counts, engine.memory or GPU_SHARE, sleeps, copy)
 
     def plan(self) -> Plan | None:
         """The smallest card that holds the run, or the least number of larger ones; or None."""
@@ -140,7 +170,7 @@ class Memory:
         shared = [self.estimate(number) for number in PROCESSES]
         for card in _SHARED_CARDS:
             for each in shared:
-                if each.total <= card * GB:
+                if each.fits(card * GB):
                     return Plan(each, card)
         return None
 
@@ -222,5 +252,6 @@ def as_rows(found: Estimate) -> dict[str, Any]:
         },
         "host": {part.name: part.bytes for part in found.host},
         "total": found.total,
+        "vllm_share": found.beside,
         "worst": found.worst,
     }

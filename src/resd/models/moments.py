@@ -122,6 +122,8 @@ class _Moments:
             del found["loading"], found["saving"]
         if not self.distilled:
             del found["teacher's pass"]
+        if self.run.engine.kind != "hf":  # what generates has memory of its own
+            del found["prompts"], found["generation"]
         return found
 
     def _gradients(self) -> Part:

@@ -12,6 +12,7 @@ import torch
 from resd.config import ModelConfig
 from resd.models.load import (
     checkpoint_gradients,
+    compute_dtype,
     load_model,
     model_path,
     pinned_attention,
@@ -23,6 +24,31 @@ from resd.models.sizes import on_meta
 from resd.models.wrapped import bare
 
 _NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class ModelSource:
+    """A model by its configuration, as `resd.backend.Source` asks for it.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self.compute = compute_dtype(config)
+
+    def whole(self, *, on_host: bool = False) -> Any:
+        """What `load_model` gives, if need be on the CPU."""
+        update = {"device": "cpu"} if on_host else {}
+        return load_model(self._config.model_copy(update=update))
+
+    def empty(self) -> Any:
+        """As `empty_model`."""
+        return empty_model(self._config)
+
+    def stored(self) -> Any:
+        """As `stored_model`."""
+        return stored_model(self._config)
 
 
 def empty_model(config: ModelConfig) -> Any:
