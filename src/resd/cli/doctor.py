@@ -81,7 +81,7 @@ def dry_run(config: RunConfig) -> int:
     """
     from resd.config.paths import anchored
     from resd.loop.setup import prepare
-    from resd.loop.stream import Stream
+    from resd.loop.stream import Course
     from resd.models.check import check_disk, usable_device
     from resd.models.load import read_model_config
     from resd.models.memory import Memory
@@ -98,7 +98,7 @@ def dry_run(config: RunConfig) -> int:
     memory = Memory(config, skeleton(read_model_config(config.model), config.model))
     device, processes = usable_device(config)
     print(report(config, memory, memory.estimate(processes, device.type)))
-    steps = Stream(setup.train, config.train, config.seed).steps
+    steps = Course(setup.stages, config.train, config.seed).steps
     print(f"{steps} steps on {len(setup.train)} examples, evaluated on {len(setup.test)}")
     for warning in (*setup.warnings, *check_disk(memory)):
         print(f"warning: {warning}")

@@ -151,6 +151,12 @@ class Memory:
         kept, host = self._kept(processes)
         kept = tuple(part for part in kept if part.bytes or part.name == "teacher")
         coming = moments(self.run, sizes, processes, device, sum(part.bytes for part in kept))
+        if self.run.checkpoint.background:
+            written = self._checkpoint(processes if device == "cpu" else 1)
+            if device == "cpu":
+                coming = {**coming, "checkpoint": (written,)}
+            else:
+                host = (*host, written)
         counts = sizes.bare, sizes.trained, processes
         if self.run.engine.kind != "vllm":
             return Estimate(kept, coming, host, *counts)
@@ -199,6 +205,20 @@ class Memory:
             self._anchors(),
         ), host
 
+    def _checkpoint(self, n: int) -> Part:
+        """Copies of what moves, while they are written; all processes' unless `n` divides them."""
+        size = 3 * self.sizes.trained * self.sizes.wide + self._moving_teacher()
+        return Part(
+            "copy for a checkpoint", size // n, "trained weights, optimiser, moving teacher"
+        )
+
+    def _moving_teacher(self) -> int:
+        method = self.run.method
+        moves = isinstance(method, DistillConfig) and (
+            method.teacher.kind == "ema" or _rebased(method)
+        )
+        return self.sizes.trained * 4 * moves
+
     def _anchors(self) -> Part:
         """The initial model's head, and its hidden states of the answers; whole in each process."""
         sizes, anchors = self.sizes, self.run.method.anchors
@@ -211,7 +231,8 @@ class Memory:
         method, sizes, share = self.run.method, self.sizes, f" / {n}" if n > 1 else ""
         if not isinstance(method, DistillConfig) or method.teacher.kind == "live":
             return Part("teacher", 0, "none of its own"), ()
-        frozen, lower = method.teacher.kind == "frozen", "adapters (model.lora.rank 16)"
+        frozen = method.teacher.kind == "frozen" and not _rebased(method)
+        lower = "adapters (model.lora.rank 16)"
         if sizes.adapters and frozen:
             return Part("teacher", 0, "the student, adapters off"), ()
         if sizes.adapters:
@@ -227,6 +248,11 @@ class Memory:
             return Part("teacher", 0, "in host memory"), (Part("teacher", size, "parameters x 4"),)
         formula = f"parameters x {sizes.stored}{share}"
         return Part("teacher", size // n, formula, "method.teacher.offload true"), ()
+
+
+def _rebased(method: DistillConfig) -> bool:
+    """Whether a frozen teacher becomes another one at boundaries, and so needs a copy."""
+    return method.teacher.kind == "frozen" and method.teacher.at_boundary == "rebase"
 
 
 def first_line(run: RunConfig) -> str:
