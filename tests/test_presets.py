@@ -113,7 +113,7 @@ def test_every_value_is_the_transcribed_script_s(name: str) -> None:
     of_the_table = {"alpha", "ratio_max", "max_entries", "concise", "success_weights"}
     of_the_table |= {"teacher_rate", "lr"}
     compared = set()
-    for method in METHODS:
+    for method in METHODS.keys() - {"handoff"}:  # which is not theirs
         script = method.replace("sdpo_ss", "sdpo")
         wanted = known["by_task_and_method"][
             f"{task.replace('manufactoria', 'manufactoria-has')}/{script}"
