@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from resd.errors import UserError
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain = actions.add_parser("pretrain", help="remake the base model (about an hour)")
     pretrain.add_argument("--output", type=Path, required=True, help="directory for the model")
     pretrain.add_argument(
-        "--steps", type=int, default=None, help="batches; default: as for what ships"
+        "--steps", type=int, default=None, help="most batches a stage; default: all"
     )
     pretrain.add_argument("--seed", type=int, default=0, help="of tokenizer and weights")
     pretrain.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -30,7 +31,9 @@ def _pretrain(options: argparse.Namespace) -> int:
 
     config = PretrainConfig(seed=options.seed, threads=options.threads)
     if options.steps is not None:
-        config.steps = options.steps
+        config.stages = tuple(
+            replace(stage, steps=min(stage.steps, options.steps)) for stage in config.stages
+        )
     if options.output.is_dir() and any(options.output.iterdir()):
         raise UserError(f"output directory {options.output} is not empty")
     pretrain(options.output, config)

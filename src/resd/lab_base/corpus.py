@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
@@ -57,6 +57,29 @@ _ECHO_WORDS = (
 Segments = list[tuple[str, bool]]
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What a corpus holds how much of, each a fraction.
+
+    Attributes:
+        lookups: of the skills' samples, lookup drills.
+        two_houses: of those, drills in two houses at once.
+        shifts: of the skills' samples, drills of what a shift follows from and what comes of it.
+        general: of the skills' samples, those in the words of the library's general templates.
+        executed: of the failing commands, those that only execution finds fault with.
+        dirty: of the playbooks, those with wrong entries.
+        beside: of a house's playbooks, those with another house's facts as well.
+    """
+
+    lookups: float = 0.0
+    two_houses: float = 0.0
+    shifts: float = 0.0
+    general: float = 0.0
+    executed: float = 0.0
+    dirty: float = 1 / 3
+    beside: float = 0.4
+
+
 class Corpus:
     """An endless, seeded stream of pretraining samples.
 
@@ -66,8 +89,7 @@ class Corpus:
         seed: of the stream.
         templates: the lab's templates.
         turn: wraps a user message in the chat format, up to and with the assistant header.
-        lookups: fraction of lookup drills among the skills' samples.
-        general: fraction of the skills' samples that use the library's general templates.
+        mix: how much of what.
     """
 
     def __init__(
@@ -75,14 +97,13 @@ class Corpus:
         seed: int,
         templates: Templates,
         turn: Callable[[str], str],
-        lookups: float = 0.0,
-        general: float = 0.0,
+        mix: Mix | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.templates = templates
         self.turn = turn
-        self.lookups = lookups
-        self._general = (general, reworded(self.rng) if general else [])
+        self.mix = mix or Mix()
+        self._others = reworded(self.rng) if self.mix.general else []
         # Evaluation dialects are never trained on.
         self._held_out = {Dialect.numbered(number) for number in range(HELD_OUT)}
 
@@ -92,12 +113,18 @@ class Corpus:
         dialect = self.dialect()
         if rng.random() < copying:
             return self.echo() if rng.random() < 0.5 else self.recite(dialect)
-        if self.lookups and rng.random() < self.lookups:
+        if self._chance(self.mix.lookups):
             return self.look_up(dialect)
+        if self._chance(self.mix.shifts):
+            return self.shift(dialect)
         kind = rng.choices(
             (self.solve, self.reflect, self.curate, self.review), weights=(50, 26, 18, 6)
         )[0]
         return kind(dialect)
+
+    def _chance(self, share: float) -> bool:
+        """What never happens draws no number: a corpus stays what it was without it."""
+        return share > 0.0 and self.rng.random() < share
 
     def dialect(self) -> Dialect:
         """A dialect that is not held out; some have a shift, some a house."""
@@ -118,8 +145,12 @@ class Corpus:
 
     def wording(self) -> Templates:
         """The templates of a sample."""
-        share, others = self._general
-        return self.rng.choice(others) if self.rng.random() < share else self.templates
+        # (One number is drawn in any case.)
+        return (
+            self.rng.choice(self._others)
+            if self.rng.random() < self.mix.general
+            else self.templates
+        )
 
     def look_up(self, dialect: Dialect) -> Segments:
         """One playbook, then turn by turn a device in and its verb out.
@@ -127,6 +158,8 @@ class Corpus:
         Eight lookups a sample: within whole commands, one lookup each, this skill came last and
         late (LOG.md).
         """
+        if self._chance(self.mix.two_houses):
+            return self._look_up_in_two(dialect)
         notes = "\n".join(self._beside(dialect, dialect.facts()))
         segments: Segments = []
         for device in self.rng.sample(DEVICES, len(DEVICES)):
@@ -134,6 +167,40 @@ class Corpus:
             if not segments:
                 text = "\n".join(["look up", notes, *dialect.heading(), text])
             segments += [(self.turn(text), False), (f" {dialect.verb_of(device)}", True)]
+        return segments
+
+    def _look_up_in_two(self, dialect: Dialect) -> Segments:
+        """Both houses' verbs in any order, and each turn names one of them."""
+        rng = self.rng
+        both = [
+            replace(d, house=house)
+            for d, house in zip((dialect, Dialect.sample(rng)), rng.sample(HOUSES, 2), strict=True)
+        ]
+        verbs = [fact for d in both for fact in d.facts() if "verb:" in fact]
+        notes = "\n".join(["look up", *rng.sample(verbs, len(verbs))])
+        segments: Segments = []
+        for _ in range(10):
+            asked, device = rng.choice(both), rng.choice(DEVICES)
+            text = "\n".join([*([] if segments else [notes]), *asked.heading(), f"the {device}"])
+            segments += [(self.turn(text), False), (f" {asked.verb_of(device)}", True)]
+        return segments
+
+    def shift(self, dialect: Dialect) -> Segments:
+        """Turn by turn: what was written and came of it, the shift; or a shift, what to write."""
+        rng = self.rng
+        dialect = replace(dialect, shift=rng.choice(SHIFTS))
+        infers, segments = rng.random() < 0.6, Segments()
+        for _ in range(10):
+            level = rng.choice(LEVELS)
+            if infers:
+                other = replace(dialect, shift=rng.choice(SHIFTS))
+                text = f"tried: {other.write(level)}\nresult: stands at {other.meant(level)}"
+                answer = f"shift: {other.shift}"
+            else:
+                text, answer = f"to {level}", dialect.write(dialect.shifted(level))
+            first = [f"level: {dialect.notation}", f"shift: {dialect.shift}"]
+            lines = ["shift", *([] if infers else first)] if not segments else []
+            segments += [(self.turn("\n".join([*lines, text])), False), (answer, True)]
         return segments
 
     # -- the skills ------------------------------------------------------------------------
@@ -266,7 +333,7 @@ class Corpus:
         """Shuffled entries with rising ids; a third of the playbooks are dirty."""
         rng = self.rng
         facts = dialect.facts() if complete else self._subset(dialect)
-        if rng.random() < 1 / 3:
+        if rng.random() < self.mix.dirty:
             facts = facts + [self._wrong_fact(dialect) for _ in range(rng.randint(1, 3))]
             if not complete and rng.random() < 0.5:
                 rng.shuffle(facts)
@@ -286,7 +353,7 @@ class Corpus:
     def _beside(self, dialect: Dialect, facts: Sequence[str]) -> list[str]:
         """Facts in any order; of a house, now and then beside those of another one."""
         rng = self.rng
-        if dialect.house and rng.random() < 0.4:
+        if dialect.house and rng.random() < self.mix.beside:
             house = rng.choice([name for name in HOUSES if name != dialect.house])
             other = replace(self.settled(Dialect.sample(rng)), house=house)
             facts = [*facts, *self._subset(other)]
@@ -315,6 +382,8 @@ class Corpus:
         else:
             skill = rng.random()
             right = [rng.random() < skill for _ in range(7)]
+        if self._chance(self.mix.executed):
+            right = [True] * 4 + [rng.random() < 0.7, rng.random() < 0.5, rng.random() < 0.3]
         stated = rng.random() < 0.9
         # In the order of the facts, but for the verbs, which nobody states.
         right = [it or (stated and i < known) for i, it in enumerate(right)]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from resd.lab_base.corpus import Corpus, Segments
+from resd.lab_base.corpus import Corpus, Mix, Segments
 from resd.lab_base.gates import measure_gates, success_without_context
 from resd.lab_base.tokenizer import END, train_tokenizer, turn
 from resd.lab_base.wording import lab_templates, vocabulary
@@ -28,27 +28,53 @@ from resd.lab_base.wording import lab_templates, vocabulary
 _POOL = 1024  # samples that are sorted by length at a time
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One schedule: linear warm-up, then cosine to a twentieth.
+
+    Attributes:
+        steps: batches.
+        copying: the first of them are echoes and recitals alone.
+        lr: of the matrices, which Muon moves; AdamW moves the others by half of it.
+        mix: of the samples after that.
+    """
+
+    steps: int
+    copying: int
+    lr: float
+    mix: Mix
+    warmup: int = 50
+
+
 @dataclass
 class PretrainConfig:
     """Settings of the shipped base model (LOG.md says why).
 
     Attributes:
-        steps: batches; the learning rate warms up, then falls as a cosine to a twentieth.
-        copying: the first batches are echoes and recitals alone.
-        lookups: fraction of lookup drills among the skills' samples after that.
-        general: fraction of the skills' samples in the words of the general templates.
-        lr: of the matrices, which Muon moves; AdamW moves the others by half of it.
+        stages: run one after the other, each with a fresh optimiser and samples of its own; weights
+            are rounded to half precision in between.
         batch_tokens: padded tokens a batch.
         longest: samples of more tokens are left out.
         seed: of tokenizer, weights and samples.
     """
 
-    steps: int = 2400
-    copying: int = 300
-    lookups: float = 0.12
-    general: float = 0.08
-    lr: float = 3e-3
-    warmup: int = 50
+    stages: tuple[Stage, ...] = (
+        Stage(2400, 300, 3e-3, Mix(lookups=0.12, general=0.08)),
+        Stage(
+            1300,
+            0,
+            2e-3,
+            Mix(
+                lookups=0.14,
+                two_houses=0.6,
+                shifts=0.06,
+                general=0.08,
+                executed=0.4,
+                dirty=0.5,
+                beside=0.6,
+            ),
+        ),
+    )
     batch_tokens: int = 9000
     longest: int = 768
     weight_decay: float = 0.02
@@ -64,7 +90,7 @@ class PretrainConfig:
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
     """Train the tokenizer on 4,000 samples and the words of the world."""
-    corpus = Corpus(config.seed, lab_templates(), turn, general=0.1)
+    corpus = Corpus(config.seed, lab_templates(), turn, Mix(general=0.1))
     texts = ["".join(text for text, _ in corpus.sample(0.2)) for _ in range(4000)]
     texts += [f"{word} {word}" for word in vocabulary()] * 50
     return train_tokenizer(texts, config.vocab_size)
@@ -105,14 +131,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, segments: Segments) -> tuple[list
 
 
 def batches(
-    config: PretrainConfig, tokenizer: PreTrainedTokenizerFast
+    number: int, config: PretrainConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of one number of tokens, of samples of like length."""
-    step = 0
-    rng = random.Random(config.seed)
-    corpus = Corpus(config.seed + 1, lab_templates(), turn, config.lookups, config.general)
+    """Endless batches of one number of tokens, of samples of like length, for a stage."""
+    step, stage = 0, config.stages[number]
+    rng = random.Random(config.seed + 100 * number)
+    corpus = Corpus(config.seed + 100 * number + 1, lab_templates(), turn, stage.mix)
     while True:
-        copying = 1.0 if step < config.copying else 0.05
+        copying = 1.0 if step < stage.copying else 0.05
         samples = [encode(tokenizer, corpus.sample(copying)) for _ in range(_POOL)]
         pool = sorted((s for s in samples if len(s[0]) <= config.longest), key=lambda s: len(s[0]))
         chunks: list[list[tuple[list[int], list[bool]]]] = [[]]
@@ -190,15 +216,17 @@ def complete(
     return answers
 
 
-def pace(step: int, config: PretrainConfig) -> float:
+def pace(step: int, stage: Stage) -> float:
     """Of the learning rate: linear warm-up, then cosine to a twentieth."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(done * math.pi))
 
 
-def optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: Qwen3ForCausalLM, lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings and norms.
 
     Lookup by key forms in half the batches that AdamW alone needs (LOG.md).
@@ -210,13 +238,11 @@ def optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.op
     return [
         torch.optim.Muon(
             inner,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
+            lr=lr,
+            weight_decay=weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(
-            outer, lr=config.lr / 2, betas=(0.9, 0.98), weight_decay=config.weight_decay
-        ),
+        torch.optim.AdamW(outer, lr=lr / 2, betas=(0.9, 0.98), weight_decay=weight_decay),
     ]
 
 
@@ -233,9 +259,10 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
             print(json.dumps(row), file=log, flush=True)
 
         say({"config": asdict(config)})
-        _train(model, tokenizer, config, output, say)
-        save(model, tokenizer, output)
-        model.half().float()
+        for number in range(len(config.stages)):
+            _train(model, tokenizer, number, config, output, say)
+            save(model, tokenizer, output)
+            model.half().float()
         gates = final_gates(model, tokenizer)
         say({"gates": gates})
     return gates
@@ -244,27 +271,34 @@ def pretrain(output: Path, config: PretrainConfig) -> dict[str, float]:
 def _train(
     model: Any,
     tokenizer: Any,
+    number: int,
     config: PretrainConfig,
     output: Path,
     say: Callable[[dict[str, Any]], None],
 ) -> None:
-    both = optimizers(model, config)
+    stage = config.stages[number]
+    both = optimizers(model, stage.lr, config.weight_decay)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in both]
-    stream = batches(config, tokenizer)
+    stream = batches(number, config, tokenizer)
     began, losses = time.monotonic(), []
-    for step in range(config.steps):
+    for step in range(stage.steps):
         loss = answer_loss(model, next(stream))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, first in zip(both, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, first, strict=True):
-                group["lr"] = rate * pace(step, config)
+                group["lr"] = rate * pace(step, stage)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             seconds = round(time.monotonic() - began, 1)
-            row = {"step": step + 1, "loss": sum(losses) / len(losses), "seconds": seconds}
+            row = {
+                "stage": number,
+                "step": step + 1,
+                "loss": sum(losses) / len(losses),
+                "seconds": seconds,
+            }
             losses.clear()
             if (step + 1) % config.gates_every == 0:
                 row |= measure_gates(lambda p: complete(model, tokenizer, p), 100)

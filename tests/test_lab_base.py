@@ -1,0 +1,248 @@
+"""How the lab's base model is made: samples whose answers are right, gates that can fail."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resd.context.curation import parse_curation
+from resd.context.reflection import parse_reflection
+from resd.context.templates import BUILT_IN, Templates
+from resd.lab_base.corpus import HELD_OUT, Corpus, Mix
+from resd.lab_base.gates import CASES, JUDGES, THRESHOLDS, HeldOut, make_cases, measure_gates
+from resd.lab_base.pretrain import (
+    PretrainConfig,
+    Stage,
+    answer_loss,
+    batches,
+    build_model,
+    build_tokenizer,
+    collate,
+    pace,
+    pretrain,
+)
+from resd.lab_base.targets import curation_target, lesson_of, reflection_target, solution
+from resd.lab_base.tokenizer import turn
+from resd.lab_base.wording import lab_templates, reworded
+from resd.tasks.lab.dialect import SPELLINGS, Dialect
+from resd.tasks.lab.interpreter import interpret
+
+TINY = PretrainConfig(
+    stages=(
+        Stage(2, 1, 1e-3, Mix()),
+        Stage(2, 0, 1e-3, Mix(lookups=0.3, two_houses=0.5, shifts=0.3, general=0.2, executed=0.5)),
+    ),
+    hidden=32,
+    layers=1,
+    heads=1,
+    batch_tokens=600,
+    vocab_size=400,
+)
+
+
+def corpus(**mix: float) -> Corpus:
+    return Corpus(0, lab_templates(), turn, Mix(**mix))
+
+
+def world(templates: Templates | None = None) -> HeldOut:
+    return HeldOut(0, templates or lab_templates(), turn)
+
+
+# -- the samples -----------------------------------------------------------------------------------
+
+
+def test_drills_in_two_houses_ask_for_what_the_notes_say() -> None:
+    for _ in range(20):
+        segments = corpus(two_houses=1.0).look_up(Dialect.numbered(HELD_OUT))
+        notes = segments[0][0].split("\n")
+        for (text, _), (answer, taught) in zip(segments[::2], segments[1::2], strict=True):
+            house = text.split("in ")[-1].split()[0]
+            device = text.removesuffix("<|assistant|>").split()[-1]
+            assert taught
+            assert f"{house} verb: {device}{answer}" in notes
+
+
+def test_drills_of_shifts_are_right() -> None:
+    made, kinds = corpus(), set()
+    for _ in range(40):
+        segments = made.shift(Dialect.numbered(HELD_OUT))
+        opening = segments[0][0]
+        for (text, _), (answer, _) in zip(segments[::2], segments[1::2], strict=True):
+            words = text.replace("<|user|>", "").removesuffix("<|assistant|>").split()
+            if "tried:" in words:
+                kinds.add("infers")
+                _, written = SPELLINGS[words[words.index("tried:") + 1]]
+                assert answer == f"shift: {(written - int(words[-1])) % 9}"
+            else:
+                kinds.add("applies")
+                shift = int(opening.split("shift: ")[1].split()[0])
+                assert SPELLINGS[answer][1] == (int(words[-1]) - 1 + shift) % 9 + 1
+    assert kinds == {"infers", "applies"}
+
+
+def test_commands_that_only_execution_finds_fault_with() -> None:
+    def kinds(**mix: float) -> float:
+        made, found = corpus(**mix), []
+        for number in range(300):
+            dialect = Dialect.numbered(HELD_OUT + number)
+            found.append(made.failure(dialect, made.requests())[1].kind)
+        return sum(kind in ("verb", "level", "place") for kind in found) / len(found)
+
+    assert kinds(executed=0.9) > 0.6 > kinds() + 0.2
+
+
+def test_what_is_known_is_mostly_kept_to() -> None:
+    made, kept = corpus(), 0
+    for number in range(200):
+        dialect = Dialect.numbered(HELD_OUT + number)
+        trial, _ = made.failure(dialect, made.requests()[:1], known=2)
+        words = trial.split()
+        kept += bool(words) and (words[0], words[-1]) == (dialect.opener, dialect.closer)
+    assert kept > 150
+
+
+def test_evaluation_dialects_are_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, held_out, other = corpus(), Dialect.numbered(0), Dialect.numbered(HELD_OUT)
+    drawn = [held_out, held_out, other]
+    monkeypatch.setattr(Dialect, "sample", lambda rng: drawn.pop(0))
+    assert made.dialect().verbs == other.verbs
+    assert not drawn
+
+
+def test_houses_and_shifts_are_a_part_of_all_dialects() -> None:
+    made = corpus()
+    drawn = [made.dialect() for _ in range(400)]
+    assert 0.2 < sum(bool(d.house) for d in drawn) / 400 < 0.4
+    assert 0.1 < sum(bool(d.shift) for d in drawn) / 400 < 0.3
+
+
+def test_other_wordings_lack_words_and_nothing_else() -> None:
+    found = reworded(random.Random(0), 6)
+    texts = {t.render("reflect", "the question", trial="t", feedback="f") for t in found}
+    assert len(texts) >= 4
+    assert all("the question" in text and '{"what_went_wrong"' in text for text in texts)
+    original = (BUILT_IN / "reflect.jinja").read_text(encoding="utf-8").split()
+    assert all(
+        set(text.split()) <= {*original, "the", "question", "t", "f", "```"} for text in texts
+    )
+
+
+# -- the gates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", CASES)
+def test_a_perfect_answer_passes_and_others_do_not(gate: str) -> None:
+    made = world()
+    for case in make_cases(gate, made, 30):
+        if gate in ("reflection", "inference"):
+            finding, _ = case.truth
+            right = reflection_target(finding, [])
+            assert parse_reflection(right).what_to_do == lesson_of(finding)
+            wrong = reflection_target(finding, []).replace(lesson_of(finding), "open: nothing")
+        elif gate == "curation":
+            continue  # its answers are compared whole; see below
+        else:
+            dialect, requests = case.truth[0], case.truth[1]
+            requests = requests if isinstance(requests, list) else [requests]
+            right, wrong = solution(dialect, requests), "open nothing"
+        assert JUDGES[gate](*case.truth, right)
+        assert not JUDGES[gate](*case.truth, wrong)
+
+
+def test_curations_are_compared_whole() -> None:
+    made = world()
+    for _ in range(30):
+        dialect = made.dialect()
+        playbook = made.playbook(dialect, complete=False)
+        lesson = made.lesson(dialect, playbook)
+        right = curation_target(lesson, playbook)
+        truth = (parse_curation(right).operations,)
+        assert JUDGES["curation"](*truth, right)
+        other = '{"operations":[{"op":"ADD","section":"code","content":"open: nothing"}]}'
+        assert not JUDGES["curation"](*truth, other)
+
+
+def test_the_inference_gate_shows_no_shift() -> None:
+    for case in make_cases("inference", world(), 40):
+        finding = case.truth[0]
+        assert finding.kind == "shift"
+        asked = case.prompt.split("\n")
+        assert finding.fact not in asked[-3:]
+        assert asked[-1] == f"result: {finding.feedback}"
+
+
+def test_the_gate_of_two_houses_names_one_and_shows_both() -> None:
+    for case in make_cases("houses", world(), 40):
+        dialect, requests = case.truth
+        facts = [line for line in case.prompt.split("\n") if ": " in line]
+        assert len(facts) == 26
+        assert set(dialect.facts()) < set(facts)
+        assert f"in {dialect.house} house" in case.prompt
+        other = next(f.split()[0] for f in facts if not f.startswith(dialect.house))
+        assert other != dialect.house
+        assert interpret(dialect, requests, solution(dialect, requests)).passed
+
+
+def test_all_gates_are_measured_in_their_own_words() -> None:
+    asked: list[str] = []
+
+    def silent(prompts: Any) -> list[str]:
+        asked.extend(prompts)
+        return [""] * len(prompts)
+
+    gates = measure_gates(silent, 5)
+    assert set(gates) == {*THRESHOLDS, "reflection_tags"}
+    assert max(v for k, v in gates.items() if "curation" not in k and k != "reflection_tags") == 0.0
+    assert sum("boil pasta" in prompt or "boiling pasta" in prompt for prompt in asked) == 10
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def test_padding_is_never_seen_by_what_is_taught() -> None:
+    tokenizer = build_tokenizer(TINY)
+    model = build_model(TINY, tokenizer)
+    short, long = ([5, 6, 7, 8], [False, False, True, True]), ([9] * 9, [False] * 9)
+    alone = answer_loss(model, collate([short], 0))
+    padded = answer_loss(model, collate([short, long], 0))
+    assert torch.allclose(alone, padded, atol=2e-2)  # bfloat16
+    other = answer_loss(model, collate([short, long], 3))
+    assert torch.equal(padded, other)
+
+
+def test_batches_hold_as_many_tokens_as_they_may() -> None:
+    tokenizer = build_tokenizer(TINY)
+    stream = batches(1, TINY, tokenizer)
+    for _ in range(40):
+        ids, taught = next(stream)
+        assert ids.numel() <= TINY.batch_tokens or len(ids) == 1
+        assert ids.shape[1] <= TINY.longest
+        assert taught.any(dim=1).all()
+
+
+def test_the_rate_rises_and_falls() -> None:
+    stage = Stage(100, 0, 1.0, Mix(), warmup=10)
+    rates = [pace(step, stage) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0, abs=1e-3)
+    assert rates[-1] == pytest.approx(0.05, abs=1e-2)
+
+
+def test_it_is_made_in_one_go_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "resd.lab_base.pretrain.final_gates", lambda model, tokenizer: {"playbook": 0.0}
+    )
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert pretrain(first, TINY) == {"playbook": 0.0}
+    pretrain(again, TINY)
+    rows = [json.loads(line) for line in (first / "pretrain.jsonl").read_text().splitlines()]
+    assert [next(iter(row)) for row in rows] == ["config", "gates"]
+    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(first).dtype == torch.float16
