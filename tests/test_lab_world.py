@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -324,3 +325,11 @@ def test_what_a_uniform_guess_gets():
         lines = [guess.command(r.device, r.room, r.level) for r in example.data["requests"]]
         hits += world.evaluate(example, "\n".join(lines)).passed
     assert hits / draws == pytest.approx(world.uniform_guess(), rel=0.1)
+
+
+def test_the_table_of_worlds_is_in_the_docs(capsys):
+    from resd.cli import main
+
+    assert main(["lab", "worlds"]) == 0
+    page = Path(__file__).resolve().parents[1] / "docs/tasks.md"
+    assert capsys.readouterr().out in page.read_text(encoding="utf-8") + "\n"

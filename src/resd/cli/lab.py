@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from resd.errors import UserError
 
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gates.add_argument("model", nargs="?", default="lab", help="directory; default: as shipped")
     gates.add_argument("--number", type=int, default=1000, help="prompts per gate")
     gates.set_defaults(run=_gates)
+    worlds = actions.add_parser("worlds", help="how hard its worlds are: what a guess gets in each")
+    worlds.set_defaults(run=_worlds)
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -37,6 +40,29 @@ def _pretrain(options: argparse.Namespace) -> int:
     if options.output.is_dir() and any(options.output.iterdir()):
         raise UserError(f"output directory {options.output} is not empty")
     pretrain(options.output, config)
+    return 0
+
+
+# Arguments of the task, one world each.
+WORLDS: tuple[dict[str, Any], ...] = (
+    {},
+    *({"known": known} for known in range(1, 6)),
+    {"commands": 2},
+    {"commands": 2, "known": 5},
+    {"commands": 3},
+    {"house": "birch"},
+    {"noise": 0.1},
+    {"inference": True},
+)
+
+
+def _worlds(options: argparse.Namespace) -> int:
+    from resd.tasks.lab import LabEnvironment
+
+    print(f"{'task_args':36} a uniform guess passes")
+    for arguments in WORLDS:
+        shown = " ".join(f"{key}={value}" for key, value in arguments.items()) or "(default)"
+        print(f"{shown:36} 1 in {round(1 / LabEnvironment(0, **arguments).uniform_guess()):,}")
     return 0
 
 
