@@ -318,3 +318,15 @@ def test_refusals_are_one_line_that_names_the_key(values: dict[str, Any], words:
     assert "\n" not in text
     assert all(word in text for word in words), text
     assert "f.toml" in text
+
+
+def test_a_preset_s_threads_are_for_its_own_task_alone() -> None:
+    def mode(*over: tuple[str, Any]) -> str:
+        return load_config(None, [("preset", "lab"), *over]).rollout.env_mode
+
+    assert mode() == "thread"
+    assert mode(("task", "mine.py:Task")) == "process"
+    assert mode(("task", "mine.py:Task"), ("rollout.env_mode", "thread")) == "thread"
+    stream = [{"name": "a"}, {"name": "b", "task": "mine.py:Task"}]
+    assert mode(("stream", stream)) == "process"
+    assert mode(("stream", stream[:1])) == "thread"

@@ -190,6 +190,9 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
         # What only adds to the preset's own method keeps what was tuned for that one.
         adds = issubclass(METHODS.get(str(method), Part), METHODS[own])
         base["method"] = {**(base.get("method", {}) if adds else {}), "name": method}
+    if _tasks({**base, **user}) != {base.get("task", "lab")}:
+        # Where responses are evaluated is of the preset's own task: another one may crash.
+        base.get("rollout", {}).pop("env_mode", None)
     return merge(base, tuned.get(method, {}) if isinstance(method, str) else {})
 
 
