@@ -14,7 +14,15 @@ from resd.context.curation import parse_curation
 from resd.context.reflection import parse_reflection
 from resd.context.templates import BUILT_IN, Templates
 from resd.lab_base.corpus import HELD_OUT, Corpus, Mix
-from resd.lab_base.gates import CASES, JUDGES, THRESHOLDS, HeldOut, make_cases, measure_gates
+from resd.lab_base.gates import (
+    CASES,
+    JUDGES,
+    THRESHOLDS,
+    WITHOUT_THRESHOLD,
+    HeldOut,
+    make_cases,
+    measure_gates,
+)
 from resd.lab_base.pretrain import (
     PretrainConfig,
     Stage,
@@ -177,7 +185,7 @@ def test_the_inference_gate_shows_no_shift() -> None:
 
 
 def test_the_gate_of_two_houses_names_one_and_shows_both() -> None:
-    for case in make_cases("houses", world(), 40):
+    for case in make_cases("two_houses", world(), 40):
         dialect, requests = case.truth
         facts = [line for line in case.prompt.split("\n") if ": " in line]
         assert len(facts) == 26
@@ -196,7 +204,7 @@ def test_all_gates_are_measured_in_their_own_words() -> None:
         return [""] * len(prompts)
 
     gates = measure_gates(silent, 5)
-    assert set(gates) == {*THRESHOLDS, "reflection_tags"}
+    assert set(gates) == {*THRESHOLDS, *WITHOUT_THRESHOLD, "reflection_tags"}
     assert max(v for k, v in gates.items() if "curation" not in k and k != "reflection_tags") == 0.0
     assert sum("boil pasta" in prompt or "boiling pasta" in prompt for prompt in asked) == 10
 

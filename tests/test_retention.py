@@ -106,7 +106,7 @@ def test_the_lab_keeps_its_gates() -> None:
     world = LabEnvironment(0)
     groups = world.retention()
     assert list(groups) == [
-        *("playbook", "raw_feedback", "reflection", "curation", "houses", "inference", "known")
+        *("playbook", "raw_feedback", "reflection", "curation", "house", "inference", "known")
     ]
     for example in groups["playbook"][:20]:
         dialect, requests = example.data["truth"]

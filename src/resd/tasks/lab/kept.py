@@ -53,7 +53,7 @@ def anchors(task: Dialect) -> list[list[ChatMessage]]:
 
 def retention(task: Dialect) -> Mapping[str, Sequence[Example]]:
     """Every gate's prompts, on held-out dialects but the task's own."""
-    from resd.lab_base.gates import CASES, HeldOut, make_cases
+    from resd.lab_base.gates import CASES, WITHOUT_THRESHOLD, HeldOut, make_cases
     from resd.lab_base.wording import lab_templates
 
     class World(HeldOut):
@@ -71,6 +71,7 @@ def retention(task: Dialect) -> Mapping[str, Sequence[Example]]:
             for i, case in enumerate(make_cases(gate, world, _EXAMPLES))
         ]
         for gate in CASES
+        if gate not in WITHOUT_THRESHOLD
     }
 
 
