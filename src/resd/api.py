@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resd.backend import Backend, make_backend
 from resd.config import RunConfig, load_config
@@ -15,7 +16,13 @@ from resd.loop.view import MuteView, RunView, make_view
 from resd.runs.config_file import read_config
 from resd.runs.directory import RunDirectory, check_new
 from resd.runs.follower import FollowedRun
-from resd.tasks.registry import ADAPTERS
+from resd.tasks.registry import ADAPTERS, load_environment
+from resd.tasks.skills.environment import MOST
+
+if TYPE_CHECKING:
+    from resd.loop.probe import Probed
+    from resd.loop.rollouts import Sampler
+    from resd.loop.setup import Setup
 
 
 def train(config: RunConfig, view: RunView | None = None) -> Path:
@@ -165,11 +172,87 @@ def evaluate_model(
     Raises:
         UserError: no such model or task.
     """
-    from resd.engines.registry import make_engine
-    from resd.loop.masters import Masters
-    from resd.loop.rollouts import Sampler
-    from resd.loop.setup import prepare
-    from resd.models.load import compute_dtype, load_model, read_context_length
+    config = settings_of(model, which, task)
+    if task is not None:
+        config.task, config.stream, config.evaluation.retention = task, [], 0
+    if samples is not None:
+        config.evaluation.samples = _at_least(1, samples, "--samples")
+    if seed is not None:
+        config.seed = _at_least(0, seed, "--seed")
+    with loaded(config) as (setup, _, sampler):
+        baselines = evaluate_baselines(
+            setup.environment, setup.test, config.evaluation, setup.scorer
+        )
+        limit = config.rollout.max_new_tokens
+        return evaluate(
+            sampler,
+            {stage.name: stage.test for stage in setup.stages},
+            config.evaluation,
+            limit,
+            "alone",
+            baselines,
+            setup.retention,
+        )
+
+
+def measure_skills(
+    model: str, which: str = "final", limit: int = MOST
+) -> dict[str, tuple[int, int]]:
+    """How many problems of each group of general skills a model solves, and of how many.
+
+    Args:
+        model: a run directory, a model directory, `lab`, or a hub id.
+        which: `final` or `best`, of a run.
+        limit: problems a group.
+
+    Raises:
+        UserError: no such model.
+    """
+    from resd.loop.retention import measure_retention
+
+    config = settings_of(model, which, "skills")
+    config.task, config.task_args, config.templates, config.stream = "skills", {}, None, []
+    config.evaluation.retention = min(_at_least(1, limit, "--limit"), MOST)
+    config.rollout.env_mode = "thread"
+    with loaded(config) as (setup, _, sampler):
+        kept = setup.retention
+        shares = measure_retention(sampler, kept, config.evaluation.retention_tokens)
+        sizes = {name: len(examples) for name, examples in kept.groups.items()}
+        return {name: (round(share * sizes[name]), sizes[name]) for name, share in shares.items()}
+
+
+def probe_model(named: Sequence[tuple[str, Any]], number: int) -> Probed:
+    """What each section of the teacher's prompt does for the right answer, without training.
+
+    Args:
+        named: dotted settings: `task`, `model.path`, and what else is not as it is by default.
+        number: training examples used.
+
+    Raises:
+        UserError: the task does not know its right answers, or there is no such model or task.
+    """
+    from resd.loop.probe import gold_answers, probe
+
+    config = load_config(None, [("method.name", "resd"), *named])
+    environment = load_environment(config.task, config.task_args, config.seed)
+    pairs = gold_answers(environment, config.task, number)
+    config.evaluation.retention, config.method.anchors.weight = 0, 0.0
+    with loaded(config) as (setup, model, sampler):
+        return probe(setup, model, sampler, pairs)
+
+
+def settings_of(model: str, which: str, task: str | None) -> RunConfig:
+    """Settings under which a model is measured: its run's, or those of a model alone.
+
+    Args:
+        model: a run directory, a model directory, `lab`, or a hub id.
+        which: `final` or `best`, of a run.
+        task: of a model alone; the lab by default.
+
+    Raises:
+        UserError: no such model.
+    """
+    from resd.models.load import read_context_length
 
     run = Path(model)
     if (run / "config.toml").is_file():
@@ -185,35 +268,23 @@ def evaluate_model(
         room = read_context_length(config.model) // 2
         config.rollout.max_new_tokens = min(config.rollout.max_new_tokens, room)
     config.method.anchors.weight = 0.0  # nothing is trained
-    if task is not None:
-        config.task, config.stream, config.evaluation.retention = task, [], 0
-    if samples is not None:
-        config.evaluation.samples = _at_least(1, samples, "--samples")
-    if seed is not None:
-        config.seed = _at_least(0, seed, "--seed")
+    return config
+
+
+@contextmanager
+def loaded(config: RunConfig) -> Iterator[tuple[Setup, Any, Sampler]]:
+    """Check everything, load the model, and give it with a sampler of it."""
+    from resd.engines.registry import make_engine
+    from resd.loop.masters import Masters
+    from resd.loop.rollouts import Sampler
+    from resd.loop.setup import prepare
+    from resd.models.load import compute_dtype, load_model
+
     with closing(prepare(config)) as setup:
-        baselines = evaluate_baselines(
-            setup.environment, setup.test, config.evaluation, setup.scorer
-        )
         student = load_model(config.model)
         Masters(student, compute_dtype(config.model))
-        engine = make_engine(config, student, setup.tokenizer, setup.context)
-        with closing(engine):
+        with closing(make_engine(config, student, setup.tokenizer, setup.context)) as engine:
             sampler = Sampler(
-                engine,
-                student,
-                setup.chat.encode,
-                setup.scorer,
-                setup.max_prompt,
-                config.seed,
+                engine, student, setup.chat.encode, setup.scorer, setup.max_prompt, config.seed
             )
-            limit = config.rollout.max_new_tokens
-            return evaluate(
-                sampler,
-                {stage.name: stage.test for stage in setup.stages},
-                config.evaluation,
-                limit,
-                "alone",
-                baselines,
-                setup.retention,
-            )
+            yield setup, student, sampler

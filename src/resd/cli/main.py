@@ -1,4 +1,4 @@
-"""The command line: resd train | eval | compare | playbook | tasks | lab."""
+"""The command line: resd train | eval | compare | playbook | tasks | probe | retention | ..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, lab, tasks
+from resd.cli import doctor, lab, probe, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -100,7 +100,7 @@ def _dispatch(arguments: list[str]) -> int:
         parser.print_help()
         return 0
     options, rest = parser.parse_known_args(arguments)
-    if rest and arguments[:2] != ["tasks", "check"]:
+    if rest and arguments[:2] != ["tasks", "check"] and arguments[:1] != ["probe"]:
         raise UserError(f"unrecognized arguments: {' '.join(rest)}"[:300])
     options.overrides = _overrides(rest)
     return int(options.run(options))
@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         "tasks", help="list tasks and presets, check a task, start your own"
     )
     tasks.add_arguments(listed)
+    probe.add_arguments(
+        commands.add_parser("probe", help="can the method work for this task and model? in minutes")
+    )
+    retention.add_arguments(
+        commands.add_parser("retention", help="what a model can do that no task taught it")
+    )
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser

@@ -186,7 +186,10 @@ class EvalConfig(Part):
     max_examples: int | None = Field(None, ge=1, description="test examples used; all by default")
     at_start: bool = Field(True, description="evaluate before the first step")
     retention: int = Field(
-        0, ge=0, description="examples a group of what the task tells to be kept; 0 is off"
+        0,
+        ge=0,
+        description="examples a group of what is to be kept, the task's own or general skills "
+        "(resd retention); 0 is off",
     )
     retention_tokens: int = Field(256, ge=1, description="most tokens of an answer to one of them")
 

@@ -9,7 +9,7 @@ from typing import Any
 from resd.config import EvalConfig
 from resd.engines import Sampling
 from resd.errors import UserError
-from resd.loop.retention import measure_retention
+from resd.loop.retention import Kept, measure_retention
 from resd.loop.rollouts import Sampler
 from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
@@ -93,7 +93,7 @@ def evaluate(
     max_new_tokens: int,
     purpose: object,
     baselines: Mapping[str, Baseline] | None = None,
-    retention: Mapping[str, Sequence[Example]] | None = None,
+    retention: Kept | None = None,
 ) -> Evaluation:
     """Sample n responses for each test example and score them.
 
@@ -108,7 +108,7 @@ def evaluate(
         max_new_tokens: the response limit.
         purpose: distinguishes this evaluation's seeds from another's: the step, or a name.
         baselines: as `evaluate_baselines` found them, to stand beside the result.
-        retention: groups of examples to be kept, as `load_retention` gives them.
+        retention: what is to be kept, as `load_retention` gives it.
 
     Raises:
         UserError: the environment fails on every answer of such a group.
@@ -139,7 +139,7 @@ def evaluate(
         failed=sum(outcome is None for outcome in outcomes),
         first_failure=batch.first_failure,
         baselines=baselines or {},
-        retention=measure_retention(sampler, retention or {}, config.retention_tokens),
+        retention=measure_retention(sampler, retention or Kept(), config.retention_tokens),
         tasks={name: _mean(means) for name, means in of_task.items()},
     )
 

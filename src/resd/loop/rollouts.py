@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -108,6 +109,7 @@ class Sampler:
         sampling: Sampling,
         *purpose: object,
         max_prompt: int | None = None,
+        scorer: Scorer | None = None,
     ) -> Batch:
         """Sample responses for each example with the plain student, and score them.
 
@@ -118,6 +120,7 @@ class Sampler:
             purpose: what for (training or evaluation, and the step); with the example's id and the
                 sample's number it makes the seed of a response.
             max_prompt: most tokens of a prompt; the run's by default.
+            scorer: of examples that are not the environment's.
         """
         encoded = [(example, tuple(self.encode(example.prompt))) for example in examples]
         most = self.max_prompt if max_prompt is None else max_prompt
@@ -127,7 +130,7 @@ class Sampler:
             for e, ids in fitting
             for number in range(samples)
         ]
-        completions, scores = self._answered(asked)
+        completions, scores = self._answered(asked, scorer or self.scorer)
         rollouts = [
             Rollout(example, request.prompt_ids, completion, _settled(completion, o), request.seed)
             for (example, request), completion, o in zip(
@@ -143,7 +146,7 @@ class Sampler:
         )
 
     def _answered(
-        self, asked: Sequence[tuple[Example, Request]]
+        self, asked: Sequence[tuple[Example, Request]], scorer: Scorer
     ) -> tuple[list[Completion], Scores]:
         """Completions and what they are worth, each process for its part of the requests."""
         if not asked:
@@ -151,7 +154,7 @@ class Sampler:
         with self._clock.phase("generate"):
             self._hand_over_student()
         with self._lent(None):
-            parts = self._backend.spread(asked, self._answered_here)
+            parts = self._backend.spread(asked, partial(self._answered_here, scorer))
         total = Scores(
             woven([scores.outcomes for _, scores in parts]),
             failures=woven([scores.failures for _, scores in parts]),
@@ -163,10 +166,10 @@ class Sampler:
         return woven([completions for completions, _ in parts]), total
 
     def _answered_here(
-        self, asked: Sequence[tuple[Example, Request]]
+        self, scorer: Scorer, asked: Sequence[tuple[Example, Request]]
     ) -> tuple[list[Completion], Scores]:
         """Graded as they come, where others can do that."""
-        with self.scorer.stream() as stream:
+        with scorer.stream() as stream:
             graded: set[int] = set()
 
             def grade(number: int, completion: Completion) -> None:

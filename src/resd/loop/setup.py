@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from resd.errors import UserError
 from resd.launch import launched
 from resd.loop.anchor_prompts import anchor_prompts
 from resd.loop.optimizer import check_precision
-from resd.loop.retention import load_retention
+from resd.loop.retention import Kept, load_retention
 from resd.loop.stream import Stage
 from resd.models.chat import ChatFormat
 from resd.models.check import check_model
@@ -54,7 +54,7 @@ class Setup:
         warnings: what was found, and is said before the model is loaded.
         stages: the tasks, one after the other; one for a run without a stream.
         anchors: token ids of the prompts of the anchors.
-        retention: groups of examples that the student is to keep, by name.
+        retention: what the student is to keep.
     """
 
     config: RunConfig
@@ -71,11 +71,13 @@ class Setup:
     warnings: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     anchors: tuple[tuple[int, ...], ...] = ()
-    retention: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    retention: Kept = field(default_factory=Kept)
 
     def close(self) -> None:
-        """End the processes that evaluate."""
+        """End the processes and threads that evaluate."""
         self.scorer.close()
+        if self.retention.scorer is not None:
+            self.retention.scorer.close()
 
 
 def prepare(config: RunConfig) -> Setup:

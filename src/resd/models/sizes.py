@@ -36,6 +36,11 @@ _KNOWN: dict[str, dict[str, Any]] = {
         "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
         "tie_word_embeddings": False, "max_position_embeddings": 262_144,
     },
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct": {
+        "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 896,
+        "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
+    },
     "smol": {
         "model_type": "llama", "vocab_size": 49_152, "hidden_size": 576,
         "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,

@@ -31,6 +31,7 @@ class Environment(Protocol):
             the task, on which a student is held to the initial model (docs/anchors.md).
         retention() -> Mapping[str, Sequence[Example]]: named groups of examples that have nothing
             to do with the task and that `evaluate` scores, for `evaluation.retention`.
+        lessons() -> Sequence[str]: what a perfect playbook says, for `resd probe`.
         score_playbook(contents) -> dict[str, float]: numbers to log about the playbook, for
             worlds that know the truth.
     """

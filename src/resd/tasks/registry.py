@@ -28,6 +28,8 @@ BUILT_IN = {
     "manufactoria": "resd.tasks.manufactoria:ManufactoriaEnvironment",
     "bouncing": "resd.tasks.bouncing:BouncingEnvironment",
     "finer": "resd.tasks.finer:FinerEnvironment",
+    "console": "resd.tasks.console:ConsoleEnvironment",
+    "skills": "resd.tasks.skills:SkillsEnvironment",
 }
 # `NAME:REST`: the class gets REST as the argument that stands here.
 ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}

@@ -143,6 +143,10 @@ class LabEnvironment:
         """The gates of the base model (`resd lab gates`), for other dialects."""
         return kept.retention(self.dialect)
 
+    def lessons(self) -> list[str]:
+        """The complete playbook."""
+        return self.dialect.facts()
+
     def score_playbook(self, contents: Iterable[str]) -> dict[str, float]:
         """Precision and recall of a playbook against the dialect."""
         return score_facts(contents, self.dialect)

@@ -1,0 +1,92 @@
+"""`resd retention`: what a model can do that no task taught it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from resd.errors import UserError
+
+_Z = 1.959964  # of a two-sided interval of 95 %
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `resd retention`."""
+    parser.add_argument("model", help="a run directory, a model directory, 'lab', or a hub id")
+    parser.add_argument("--which", choices=("final", "best"), default="final", help="of a run")
+    parser.add_argument("--limit", type=int, default=100, help="problems a group, at most 100")
+    parser.add_argument(
+        "--lm-eval", default="", metavar="TASKS", help="tasks of lm-eval too, comma-separated"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print a fraction with its interval for each group."""
+    tasks = [name for name in options.lm_eval.split(",") if name]
+    if tasks and find_spec("lm_eval") is None:
+        raise UserError("--lm-eval needs lm-eval: pip install 'lm-eval[hf]'")
+    from resd.api import measure_skills
+
+    counts = measure_skills(options.model, options.which, options.limit)
+    counts["all"] = (sum(p for p, _ in counts.values()), sum(n for _, n in counts.values()))
+    scores = _lm_eval(options, tasks) if tasks else {}
+    if options.json:
+        rows = {name: (p, n, p / n, *wilson(p, n)) for name, (p, n) in counts.items()}
+        names = ("passed", "problems", "fraction", "low", "high")
+        found = {name: dict(zip(names, row, strict=True)) for name, row in rows.items()}
+        print(json.dumps({"skills": found, **({"lm_eval": scores} if tasks else {})}))
+    else:
+        print(table(counts))
+        for name, value in scores.items():
+            print(f"{name}  {value:.3f}")
+    return 0
+
+
+def table(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Groups, how many are solved, and the 95 % interval of the fraction."""
+    lines = [f"{'group':<12}{'solved':>10}  fraction  95 % interval"]
+    for name, (passed, number) in counts.items():
+        low, high = wilson(passed, number)
+        solved = f"{passed}/{number}"
+        lines.append(f"{name:<12}{solved:>10}     {passed / number:.3f}  {low:.3f} to {high:.3f}")
+    return "\n".join(lines)
+
+
+def wilson(passed: int, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a fraction (Wilson 1927); also sound at 0 and 1.
+
+    >>> [round(x, 3) for x in wilson(0, 10)]
+    [0.0, 0.278]
+    """
+    share, z = passed / number, _Z * _Z / number
+    middle = (share + z / 2) / (1 + z)
+    half = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _lm_eval(options: argparse.Namespace, tasks: list[str]) -> dict[str, float]:
+    """The metrics of lm-eval's tasks, by task and metric."""
+    import lm_eval  # type: ignore[import-not-found,unused-ignore]
+
+    from resd.api import settings_of
+    from resd.models.load import model_path
+
+    place = model_path(settings_of(options.model, options.which, None).model.path)
+    try:
+        found = lm_eval.simple_evaluate(
+            model="hf", model_args=f"pretrained={place}", tasks=tasks, limit=options.limit
+        )
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"--lm-eval: lm-eval failed: {type(error).__name__}: {said}") from None
+    return {
+        f"{task}/{metric.removesuffix(',none')}": float(value)
+        for task, row in found["results"].items()
+        for metric, value in row.items()
+        if isinstance(value, int | float) and "stderr" not in metric
+    }
