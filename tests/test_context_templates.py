@@ -69,10 +69,15 @@ def test_a_curator_that_may_only_add_is_shown_nothing_else():
 def test_the_teacher_is_asked_to_reason_and_to_check():
     """`Answer directly` would pull a thinking student away from thinking."""
     text = prompt("teacher")
-    assert "Reason step by step, then check your answer a second time" in text
+    assert "reason step by step, then check your answer a second time" in text
     assert "directly" not in text
     assert "do not mention the lessons, the attempt or anything else" in text
     assert "that failed (learn from it, do not copy it):\n```\nthe trial\n```" in text
+
+
+def test_the_question_stands_last_in_the_teachers_prompt():
+    """A small model answers what it reads last; after a trial it goes on with the trial."""
+    assert prompt("teacher").endswith("The problem:\n\nSort the list.")
 
 
 # -- templates of one's own ------------------------------------------------------------------------

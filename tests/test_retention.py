@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_input import Capture, Words
+from bad_input import Capture, Words, one_line
 
 from resd.cli import main
+from resd.cli.retention import wilson
 from resd.context.curation import parse_curation
 from resd.lab_base.targets import compact, solution
 from resd.report.results import read_result
 from resd.report.table import make_rows, notes
 from resd.runs import read_metrics
 from resd.tasks.lab import LabEnvironment
+from resd.tasks.skills.makers import GROUPS
 
 KEPT = """
 class Env(Env):
@@ -89,8 +91,72 @@ def test_groups_that_make_no_sense_are_refused(
     assert says in refused(task=env(bad), evaluation__retention=1, **over)
 
 
-def test_a_task_without_groups_is_refused(refused: Callable[..., str]) -> None:
-    assert "has no retention()" in refused(evaluation__retention=2)
+def test_a_task_without_groups_keeps_the_general_skills(
+    train_words: Words, env: Callable[[str], str], tmp_path: Path
+) -> None:
+    """They are judged by their own rules: the task's environment would fail on their examples."""
+    fails = """
+class Env(Env):
+    def evaluate(self, example, response):
+        assert example.prompt[0]["content"].startswith("set lamp"), example
+        return super().evaluate(example, response)
+"""
+    over = {"evaluation__retention": 2, "evaluation__retention_tokens": 4}
+    assert main(train_words(task=env(fails), train__steps=1, **over)) == 0
+    rows = [row for row in read_metrics(tmp_path / "run") if "eval/mean@2" in row]
+    for row in rows:
+        kept = {key.rpartition("/")[2]: v for key, v in row.items() if "retention" in key}
+        assert list(kept) == list(GROUPS)
+        assert all(share in (0.0, 0.5, 1.0) for share in kept.values())
+        assert row["eval/env_failed"] == 0
+
+
+def test_the_command_counts_and_gives_intervals(tiny_model: Path, capsys: Capture) -> None:
+    assert main(["retention", str(tiny_model), "--limit", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["skills"]
+    assert list(found) == [*GROUPS, "all"]
+    assert found["all"]["problems"] == 2 * len(GROUPS)
+    assert found["all"]["passed"] == sum(found[name]["passed"] for name in GROUPS)
+    for row in found.values():
+        assert row["low"] <= row["fraction"] == row["passed"] / row["problems"] <= row["high"]
+
+
+def test_the_command_measures_a_run(train_words: Words, tmp_path: Path, capsys: Capture) -> None:
+    assert main(train_words(train__steps=1)) == 0
+    capsys.readouterr()
+    assert main(["retention", str(tmp_path / "run"), "--limit", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["group", "solved"]
+    assert [line.split()[0] for line in lines[1:]] == [*GROUPS, "all"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--lm-eval", "arc_easy"], "pip install 'lm-eval[hf]'"),
+    ],
+)
+def test_what_the_command_refuses(
+    tiny_model: Path, words: list[str], says: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resd.cli.retention.find_spec", lambda name: None)
+    assert main(["retention", str(tiny_model), *words]) == 2
+    assert says in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("passed", "number", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (8, 20, 0.2188, 0.6134),
+    ],
+)
+def test_the_interval_is_wilsons(passed: int, number: int, low: float, high: float) -> None:
+    """Values of the usual tables."""
+    assert wilson(passed, number) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_an_environment_that_fails_on_all_of_it_stops_the_run(

@@ -73,8 +73,8 @@ def length(rng: random.Random) -> Skill:
     if which == 1:
         prompt = f"List exactly {n} {kind}, one on each line, without numbers and nothing else."
         return Skill(prompt, "lines", n, "\n".join(WORDS[:n]))
-    n = rng.randint(1, 3)
-    prompt = f"Write exactly {_NUMBERS[n]} sentence{'s' * (n > 1)} about {topic}."
+    n = rng.randint(2, 4)
+    prompt = f"Write exactly {_NUMBERS[n]} sentences about {topic}."
     return Skill(prompt, "sentences", n, " ".join(["It is so."] * n))
 
 
