@@ -89,10 +89,17 @@ def test_lessons_are_scored():
     assert score("Hum is for the lamp.") == (1.0, 0.5, 1.0)
     assert score("Use zap for the lamp.") == (0.0, 0.0, 1.0)
     assert score("hum: lamp", "zap: lamp") == (0.5, 0.5, 1.0)
+    assert score("Zap is for the fan, not for the lamp. The verbs are hum, zap.") == (1.0, 0.5, 1.0)
+    assert score("The verb zap is for the lamp, not for the fan.") == (0.0, 0.0, 1.0)
     # Two devices, two verbs, a denial, or none of them: nothing is stated.
-    for lesson in ("hum moves lamp and fan", "hum or zap: lamp", "zap isn't for the lamp", "hi"):
+    for lesson in (
+        "hum moves lamp and fan",
+        "hum or zap: lamp",
+        "zap isn't for the lamp",
+        "Do not use zap for the fan.",
+        "hi",
+    ):
         assert score(lesson) == (1.0, 0.0, 0.0)
-    assert score("Do not use zap for the fan.") == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("args", [{"dialect": -1}, {"devices": 1}, {"devices": 9}])

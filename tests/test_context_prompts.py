@@ -34,9 +34,12 @@ SHOWN = {
 }
 INSTRUCTIONS = {
     "teacher": ("Now solve the problem yourself.", "else that stands here beside the problem."),
-    "reflect": ("You review failed attempts", '"tags": [{"id": "sai-00001", "tag": "helpful"}]}'),
-    "curate": ("You keep a playbook", '{"op": "REMOVE", "id": "err-00002"}]}'),
-    "review": ("Tag the playbook entries", '{"tags": [{"id": "sai-00001", "tag": "helpful"}]}'),
+    "reflect": (
+        "You review failed attempts",
+        "one JSON object about this attempt and nothing else.",
+    ),
+    "curate": ("You keep a playbook", "one JSON object about this reflection and nothing else."),
+    "review": ("Tag the playbook entries", "Answer with one JSON object and nothing else."),
 }
 QUESTION = "  Reverse a list.\nAnswer with code alone:\n    def f(x):  \n"
 EXAMPLE = Example(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,12 @@ def prompt(name, add_only=False, messages=QUESTION, sections=FULL):
     return getattr(builder, name)(Example("e", messages), sections)[-1]["content"]
 
 
+def form(name, **more):
+    """The answer that a template shows as an example."""
+    (line,) = (line for line in prompt(name, **more).splitlines() if line.startswith('{"'))
+    return line
+
+
 # -- the built-in ones -----------------------------------------------------------------------------
 
 
@@ -48,19 +55,19 @@ def test_no_form_holds_dots_to_copy(name, add_only):
 
 def test_the_forms_are_answers_that_are_read():
     """What a form shows is read whole: nothing in it is refused."""
-    reflection = parse_reflection(prompt("reflect").splitlines()[-1])
+    reflection = parse_reflection(form("reflect"))
     assert "pasta" in reflection.what_to_do and reflection.tags and not reflection.rejected
-    assert parse_success_tags(prompt("review").splitlines()[-1]).tags
-    curation = parse_curation(prompt("curate").splitlines()[-1])
+    assert parse_success_tags(form("review")).tags
+    curation = parse_curation(form("curate"))
     assert [o.op for o in curation.operations] == ["ADD", "UPDATE", "MERGE", "REMOVE"]
     assert not curation.rejected
 
 
 def test_a_curator_that_may_only_add_is_shown_nothing_else():
     text = prompt("curate", add_only=True)
-    whole = Templates().render("curate", "q")
+    whole = Templates().render("curate", "q", FULL.playbook)
     assert "UPDATE" in whole and "UPDATE" not in text
-    operations = json.loads(text.splitlines()[-1])["operations"]
+    operations = json.loads(form("curate", add_only=True))["operations"]
     assert {operation["op"] for operation in operations} == {"ADD"}
     assert not re.search("update|merge|remove", text, re.IGNORECASE)
     assert all(word in prompt("curate") for word in ("Update", "merge", "remove"))
@@ -73,6 +80,23 @@ def test_the_teacher_is_asked_to_reason_and_to_check():
     assert "directly" not in text
     assert "do not mention the lessons, the attempt or anything else" in text
     assert "that failed (learn from it, do not copy it):\n```\nthe trial\n```" in text
+
+
+@pytest.mark.parametrize("name", ["reflect", "curate", "review"])
+def test_the_form_stands_before_what_it_is_to_be_filled_with(name):
+    """A form that is read last is copied: 0.5 billion parameters wrote about pasta 8 of 8 times."""
+    text, shown = prompt(name), form(name)
+    for section in {
+        "reflect": ("a lesson", "the trial", "wrong"),
+        "curate": ("a lesson", "w\nd"),
+    }.get(name, ("a lesson", "the solution")):
+        assert text.index(shown) < text.rindex(section)
+
+
+def test_an_empty_playbook_has_nothing_to_tag_or_to_change():
+    empty = replace(FULL, playbook=[])
+    assert '"tags": []' in form("reflect", sections=empty)
+    assert [o.op for o in parse_curation(form("curate", sections=empty)).operations] == ["ADD"]
 
 
 def test_the_question_stands_last_in_the_teachers_prompt():

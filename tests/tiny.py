@@ -126,7 +126,7 @@ def save_model(place: Path, **config: Any) -> Path:
 def plausible(prompt: str, seed: int) -> str:
     """What a model might write in answer to a reflection, review or curation prompt."""
     rng = random.Random(f"{seed} {prompt}")
-    ids = list(dict.fromkeys(re.findall(r"[a-z]+-\d{5}", prompt.split('{"', 1)[0])))
+    ids = list(dict.fromkeys(re.findall(r"^\[([a-z]+-\d{5})\]", prompt, re.M)))
     lesson = f"use {rng.choice(WORDS)} before {rng.choice(WORDS[:3])}"
     if rng.random() < 0.05:
         return "I am not sure {"

@@ -234,6 +234,8 @@ def probe_model(named: Sequence[tuple[str, Any]], number: int) -> Probed:
     from resd.loop.probe import gold_answers, probe
 
     config = load_config(None, [("method.name", "resd"), *named])
+    if config.method.name != "resd":
+        raise UserError(f"--method.name {config.method.name}: the probe is of resd; leave it out")
     environment = load_environment(config.task, config.task_args, config.seed)
     pairs = gold_answers(environment, config.task, number)
     config.evaluation.retention, config.method.anchors.weight = 0, 0.0

@@ -79,32 +79,36 @@ def check(dialect: Dialect, request: Request, response: str) -> str:
     return ""
 
 
-# A lesson with one of these may say the opposite of what its words have in common.
-_DENIALS = re.compile(r"\b(not|never|cannot|instead|wrong|avoid)\b|n't\b")
+# What follows a denial up to the end of the clause says nothing of what is.
+_DENIED = re.compile(r"\b(?:not|no|never|cannot|instead of|avoid|don't|isn't|doesn't)\b[^,;:]*")
 
 
 def score_lessons(contents: Iterable[str], dialect: Dialect) -> dict[str, float]:
     """What free-form lessons say about the verbs, each number between 0 and 1.
 
-    A lesson states a verb where it names just one device and just one of the dialect's verbs, and
-    denies nothing. It is right if the two belong together.
+    A sentence states a verb where it names, beside what it denies, just one device and just one of
+    the dialect's verbs. It is right if the two belong together.
 
     Returns:
-        precision: the share of such lessons that are right; 1 without any.
+        precision: the share of such sentences that are right; 1 without any.
         recall: the share of devices that a right one is about.
-        stated: the share of lessons that are such; 0 without any.
+        stated: the share of lessons that have such a sentence; 0 without any.
     """
     lessons = [content.lower() for content in contents]
     stated: list[tuple[str, str]] = []
+    speaking = 0
     for lesson in lessons:
-        words = set(re.findall(r"[a-z]+", lesson))
-        devices = words.intersection(dialect.verbs)
-        verbs = words.intersection(dialect.verbs.values())
-        if len(devices) == len(verbs) == 1 and not _DENIALS.search(lesson):
-            stated.append((devices.pop(), verbs.pop()))
+        before = len(stated)
+        for sentence in re.split(r"[.!?](?:\s|$)", lesson):
+            words = set(re.findall(r"[a-z]+", _DENIED.sub("", sentence)))
+            devices = words.intersection(dialect.verbs)
+            verbs = words.intersection(dialect.verbs.values())
+            if len(devices) == len(verbs) == 1:
+                stated.append((devices.pop(), verbs.pop()))
+        speaking += len(stated) > before
     right = [device for device, verb in stated if dialect.verbs[device] == verb]
     return {
         "precision": len(right) / len(stated) if stated else 1.0,
         "recall": len(set(right)) / len(dialect.verbs),
-        "stated": len(stated) / len(lessons) if lessons else 0.0,
+        "stated": speaking / len(lessons) if lessons else 0.0,
     }
