@@ -32,7 +32,7 @@ def test_a_wrong_verb_tells_what_it_moves_and_not_what_is_right(world):
         ("", "one line of three words"),
         ("{verb} {room}", "one line of three words"),
         ("{verb} {room} {level}\n{verb} {room} {level}", "one line of three words"),
-        ("tick {room} {level}", "knows no verb 'tick'. The console knows these verbs:"),
+        ("tick {room} {level}", "The verb is unknown. The console knows these verbs:"),
         ("{verb} yard {level}", "no room 'yard'"),
         ("{verb} {room} seven", "no level 'seven'"),
         ("{verb} {room} 10", "no level '10'"),

@@ -16,6 +16,7 @@ from resd.config import METHODS, RunConfig, load_config, preset_names, validate
 from resd.models.sizes import architecture
 from resd.runs.config_file import config_text
 from resd.tasks.registry import load_environment, load_examples
+from resd.tasks.skills.makers import GROUPS
 
 FACTOR = 1 / 48  # of every limit in tokens: 69632 become 1450
 LIMITS = {
@@ -158,10 +159,12 @@ def stand_in(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def short(name: str, method: str, steps: int, stand_in: Any, place: Path) -> RunConfig:
+def short(
+    name: str, method: str, steps: int, stand_in: Any, place: Path, factor: float = FACTOR
+) -> RunConfig:
     """A preset with all its settings but its size."""
     preset = load_config(None, [("preset", name), ("method.name", method)])
-    values = scaled(preset.model_dump(mode="json", exclude_none=True), FACTOR)
+    values = scaled(preset.model_dump(mode="json", exclude_none=True), factor)
     values["model"]["path"] = str(stand_in(preset.model.path))
     values["task_args"] = task_args(preset, place)
     values["output"] = str(place / f"{name} {method}")
@@ -191,6 +194,18 @@ def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) 
     steps = 2 if method == "resd" else 1
     config = short(name, method, steps, stand_in, tmp_path)
     check(train(config), method, steps, config.model.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_real_small_trains(method: str, stand_in: Any, tmp_path: Path) -> None:
+    steps = 2 if method == "resd" else 1
+    config = short("real-small", method, steps, stand_in, tmp_path, factor=1.0)
+    run = train(config)
+    check(run, method, steps, config.model.path)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    kept = {key for row in rows for key in row if key.startswith("eval/retention/")}
+    assert kept == {f"eval/retention/{name}" for name in GROUPS}
 
 
 @pytest.mark.slow

@@ -220,6 +220,22 @@ def test_the_lab_stays_as_it_was_measured() -> None:
             assert method.clip_high == 0.2
 
 
+def test_a_real_model_on_a_cpu_is_not_crippled() -> None:
+    """What the first tries on a model of half a billion parameters failed by (LOG.md)."""
+    for name in METHODS:
+        config = preset("real-small", name)
+        method, model = config.method, config.model
+        assert (model.dtype, model.compute_dtype) == ("float32", "bfloat16")
+        assert model.lora is not None
+        assert config.task == "console"
+        assert config.evaluation.retention > 0
+        if isinstance(method, DistillConfig):
+            assert (method.support, method.use_trial, method.alpha) == ("full", False, 0.0)
+            assert method.teacher.kind == "frozen"
+        if isinstance(method, ResdConfig):
+            assert method.playbook.add_only
+
+
 def test_a_preset_for_one_gpu_is_the_paper_s_with_adapters() -> None:
     for task in TASKS:
         for method in METHODS:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -134,7 +136,7 @@ def test_the_command_measures_a_run(train_words: Words, tmp_path: Path, capsys: 
     ("words", "says"),
     [
         (["--limit", "0"], "--limit must be at least 1"),
-        (["--lm-eval", "arc_easy"], "pip install 'lm-eval[hf]'"),
+        (["--lm-eval", "arc_easy"], "pip install 'resd[lm-eval]'"),
     ],
 )
 def test_what_the_command_refuses(
@@ -143,6 +145,36 @@ def test_what_the_command_refuses(
     monkeypatch.setattr("resd.cli.retention.find_spec", lambda name: None)
     assert main(["retention", str(tiny_model), *words]) == 2
     assert says in one_line(capsys)
+
+
+def test_tasks_of_lm_eval(
+    tiny_model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with its interface: the real one loads data from a hub."""
+    asked: dict[str, Any] = {}
+
+    def evaluate(**given: Any) -> Any:
+        asked.update(given)
+        row = {"alias": "arc_easy", "acc,none": 0.5, "acc_stderr,none": 0.1, "acc_norm,none": 0.25}
+        return {"results": {"arc_easy": row}}
+
+    module = ModuleType("lm_eval")
+    module.simple_evaluate = evaluate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lm_eval", module)
+    monkeypatch.setattr("resd.cli.retention.find_spec", lambda name: object())
+    words = ["retention", str(tiny_model), "--limit", "1", "--lm-eval", "arc_easy"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["lm_eval"]
+    assert found == {"arc_easy/acc": 0.5, "arc_easy/acc_norm": 0.25}
+    assert asked == {
+        "model": "hf",
+        "model_args": f"pretrained={tiny_model}",
+        "tasks": ["arc_easy"],
+        "limit": 1,
+    }
+    module.simple_evaluate = lambda **given: {}["x"]  # type: ignore[attr-defined]
+    assert main(words) == 2
+    assert "lm-eval failed: KeyError" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,10 @@ def test_closing_ends_the_processes() -> None:
     closed: list[int] = []
     fields: dict[str, Any] = dict.fromkeys(setup.Setup.__dataclass_fields__)
     fields["scorer"] = SimpleNamespace(close=lambda: closed.append(1))
+    kept: Any = SimpleNamespace(close=lambda: closed.append(2))
+    fields["retention"] = setup.Kept(scorer=kept)
     setup.Setup(**fields).close()
-    assert closed == [1]
+    assert closed == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and print a fraction with its interval for each group."""
     tasks = [name for name in options.lm_eval.split(",") if name]
     if tasks and find_spec("lm_eval") is None:
-        raise UserError("--lm-eval needs lm-eval: pip install 'lm-eval[hf]'")
+        raise UserError("--lm-eval needs lm-eval: pip install 'resd[lm-eval]'")
     from resd.api import measure_skills
 
     counts = measure_skills(options.model, options.which, options.limit)
@@ -71,7 +71,7 @@ def wilson(passed: int, number: int) -> tuple[float, float]:
 
 def _lm_eval(options: argparse.Namespace, tasks: list[str]) -> dict[str, float]:
     """The metrics of lm-eval's tasks, by task and metric."""
-    import lm_eval  # type: ignore[import-not-found,unused-ignore]
+    import lm_eval
 
     from resd.api import settings_of
     from resd.models.load import model_path
