@@ -54,6 +54,14 @@ def test_right_answers_pass_and_copies_of_the_prompt_do_not():
             assert copied.feedback
 
 
+def test_no_prompt_stands_in_both_splits():
+    splits = [
+        {e.prompt[0]["content"] for e in SkillsEnvironment().examples(s)} for s in ("train", "test")
+    ]
+    assert not splits[0] & splits[1]
+    assert len(splits[0]) == len(splits[1]) == 100 * len(GROUPS)
+
+
 def test_groups_are_the_same_everywhere_and_fewer_are_the_first_of_more():
     few, many = SkillsEnvironment(5).retention(), SkillsEnvironment(20).retention()
     assert list(few) == list(GROUPS)

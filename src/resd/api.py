@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resd.backend import Backend, make_backend
-from resd.config import RunConfig, load_config
+from resd.config import EvalConfig, RunConfig, load_config
 from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
@@ -213,6 +213,9 @@ def measure_skills(
     config = settings_of(model, which, "skills")
     config.task, config.task_args, config.templates, config.stream = "skills", {}, None, []
     config.evaluation.retention = min(_at_least(1, limit, "--limit"), MOST)
+    # A run's own limit may be short for speed; before and after must be measured alike.
+    default = EvalConfig().retention_tokens
+    config.evaluation.retention_tokens = max(default, config.evaluation.retention_tokens)
     config.rollout.env_mode = "thread"
     with loaded(config) as (setup, _, sampler):
         kept = setup.retention
