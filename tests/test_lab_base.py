@@ -206,7 +206,7 @@ def test_all_gates_are_measured_in_their_own_words() -> None:
     gates = measure_gates(silent, 5)
     assert set(gates) == {*THRESHOLDS, *WITHOUT_THRESHOLD, "reflection_tags"}
     assert max(v for k, v in gates.items() if "curation" not in k and k != "reflection_tags") == 0.0
-    assert sum("boil pasta" in prompt or "boiling pasta" in prompt for prompt in asked) == 10
+    assert sum("pasta" in prompt for prompt in asked) == 10
 
 
 # -- the model -------------------------------------------------------------------------------------
