@@ -52,7 +52,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(config: Any) -> None:
         raise AssertionError("a model was loaded before the refusal")
 
-    monkeypatch.setattr("resd.loop.student.load_model", load)
+    monkeypatch.setattr("resd.models.spread.load_model", load)
 
 
 @pytest.fixture
