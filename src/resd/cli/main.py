@@ -1,4 +1,4 @@
-"""The command line: resd train | eval | compare | playbook | tasks | probe | retention | ..."""
+"""The command line: resd train, eval, compare, report and the others that --help lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, lab, probe, retention, tasks
+from resd.cli import doctor, lab, probe, report, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     retention.add_arguments(
         commands.add_parser("retention", help="what a model can do that no task taught it")
     )
+    report.add_report(commands.add_parser("report", help="a run's page, one HTML file"))
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser
