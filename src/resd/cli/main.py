@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     retention.add_arguments(
         commands.add_parser("retention", help="what a model can do that no task taught it")
     )
-    report.add_report(commands.add_parser("report", help="a run's page, one HTML file"))
+    report.add_commands(commands)
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser

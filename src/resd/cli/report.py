@@ -6,15 +6,33 @@ import argparse
 import time
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from resd.errors import UserError
+
+# Tables of `resd.report.tables`, which takes a while to import.
+FORMATS = ("jsonl", "parquet", "datasets")
 
 # Seconds between two pages of a run that goes on.
 _EVERY_S = 10
 
 
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `resd report`."""
+def add_commands(commands: Any) -> None:
+    """`resd report`, `resd watch` and `resd traces`."""
+    _add_report(commands.add_parser("report", help="a run's page, one HTML file"))
+    shown = commands.add_parser("watch", help="the live view of a run that goes on elsewhere")
+    shown.add_argument("run_directory", type=Path, help="the run")
+    shown.set_defaults(run=_watch)
+    kept = commands.add_parser("traces", help="what a run kept of its rollouts")
+    actions = kept.add_subparsers(metavar="ACTION", required=True)
+    export = actions.add_parser("export", help="write it as tables")
+    export.add_argument("run_directory", type=Path, help="the run")
+    export.add_argument("--to", choices=FORMATS, default="jsonl", help="default: jsonl")
+    export.add_argument("--output", type=Path, help="directory (default: export in the run)")
+    export.set_defaults(run=_export)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_directory", type=Path, help="the run")
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
@@ -39,4 +57,23 @@ def _report(options: argparse.Namespace) -> int:
     while options.follow and not (run / "done.json").is_file():
         time.sleep(_EVERY_S)
         write_page(run, output, every=every)
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from resd.loop.view import make_view
+    from resd.loop.watch import watch
+
+    watch(options.run_directory, make_view())
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from resd.report.tables import export
+
+    output = options.output or options.run_directory / "export"
+    if output.is_file():
+        raise UserError(f"--output: {output} is a file; name a directory")
+    for place in export(options.run_directory, options.to, output):
+        print(f"written to {place}")
     return 0

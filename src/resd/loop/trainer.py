@@ -62,7 +62,10 @@ class Trainer:
     ) -> None:
         self.backend = backend or Local()
         main = self.backend.main
-        self.setup, self.run, self.view = setup, run, SafeView(view if main else MuteView())
+        self.setup, self.run, self.progress = setup, run, Progress()
+        self.view = SafeView(
+            view if main else MuteView(), lambda text: run.warned(self.progress.step, text)
+        )
         self.config: RunConfig = setup.config
         config = self.config
         for warning in setup.warnings:
@@ -121,7 +124,6 @@ class Trainer:
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
-        self.progress = Progress()
         self._told_outside = False
         checkpoints = run.checkpoints()
         if checkpoints:

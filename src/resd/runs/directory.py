@@ -30,6 +30,8 @@ from resd.runs import atomic, identity
 from resd.runs.config_file import config_text, read_config
 from resd.runs.rows import append_row, read_metrics, read_rows, write_rows
 from resd.runs.traces import FOLDER, forget_after, write_traces
+from resd.runs.warnings import NAME as WARNINGS
+from resd.runs.warnings import add_warning
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})")
 _FOLDERS = ("checkpoints", "evaluated", FOLDER)
@@ -205,7 +207,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Take a run that was created but never started away again; release the lock."""
         if self._fresh and not self.checkpoints():
-            for name in ("config.toml", identity.NAME, *_STILLBORN, *_FOLDERS):
+            for name in ("config.toml", identity.NAME, WARNINGS, *_STILLBORN, *_FOLDERS):
                 atomic.remove(self.path / name)
             if self._made:
                 atomic.remove(self.path)
@@ -225,6 +227,10 @@ class RunDirectory:
         """Write the traces of a `step` or an `evaluation`; nothing is resumed from them."""
         self._folder(FOLDER)
         write_traces(self.path, what, step, records)
+
+    def warned(self, step: int, text: str) -> None:
+        """Keep what the run warned of."""
+        add_warning(self.path, step, text)
 
     def save_artifacts(self, files: Mapping[str, str]) -> None:
         """Write files of a method into the run directory, by name; nothing is resumed from them."""

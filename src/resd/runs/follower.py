@@ -32,6 +32,9 @@ class FollowedRun(RunDirectory):
     def trace(self, what: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Process 0 does it."""
 
+    def warned(self, step: int, text: str) -> None:
+        """Process 0 does it."""
+
     def save_artifacts(self, files: Mapping[str, str]) -> None:
         """Process 0 does it."""
 

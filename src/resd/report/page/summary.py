@@ -11,6 +11,7 @@ from typing import Any
 
 from resd.config import RunConfig
 from resd.runs.rows import is_step
+from resd.runs.warnings import read_warnings
 
 Row = Mapping[str, Any]
 # One chart of the page: title, what the numbers are, how they are drawn, and the metrics shown.
@@ -153,25 +154,8 @@ def cost(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def warnings(run: Path) -> list[dict[str, Any]]:
-    """What the run warned of, each once, with the step at which it first did; notes come first."""
-    found: dict[str, dict[str, Any]] = {}
-    for text in _lines(run / "notes.txt"):
-        found.setdefault(text, {"step": 0, "text": text})
-    for line in _lines(run / "warnings.jsonl"):
-        try:
-            row = json.loads(line)
-            found.setdefault(row["text"], {"step": int(row["step"]), "text": str(row["text"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return list(found.values())
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()]
+    """What the run warned of, each once, with the step at which it first did."""
+    return [{"step": step, "text": text} for step, text in read_warnings(run)]
 
 
 def _done(run: Path) -> dict[str, Any]:
