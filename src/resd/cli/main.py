@@ -305,6 +305,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="directory")
+    parser.add_argument("--report", action="store_true", help="write a page of it, and of each run")
     parser.set_defaults(run=_compare)
 
 
@@ -313,9 +314,11 @@ def _compare(options: argparse.Namespace) -> int:
 
     shared = [_assignment(text) for text in options.set]
     variants = parse_variants(options.methods, options.variant, _assignment)
-    return compare(
-        options.config, variants, parse_seeds(options.seeds), shared, options.jobs, options.output
-    )
+    seeds = parse_seeds(options.seeds)
+    code = compare(options.config, variants, seeds, shared, options.jobs, options.output)
+    if options.report and (options.output / "results.json").is_file():
+        report.write(options.output, options.output / "report.html")
+    return code
 
 
 def _assignment(text: str) -> tuple[str, Any]:

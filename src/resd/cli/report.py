@@ -33,31 +33,39 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_directory", type=Path, help="the run")
+    parser.add_argument("run_directory", type=Path, help="a run, or what resd compare wrote")
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
         "--follow", action="store_true", help="make it again until the run is complete"
     )
-    parser.add_argument("--output", type=Path, help="the file (default: report.html in the run)")
+    parser.add_argument("--output", type=Path, help="the file (default: report.html there)")
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from resd.report.page import write_page
-
     run: Path = options.run_directory
     output: Path = options.output or run / "report.html"
     if output.is_dir():
         raise UserError(f"--output: {output} is a directory; name a file, as in page.html")
-    every = _EVERY_S if options.follow else None
-    write_page(run, output, every=every)
-    print(f"written to {output}", flush=True)
+    if options.follow and not (run / "config.toml").is_file():
+        raise UserError(f"--follow: {run} is no run (yet)")
+    write(run, output, every=_EVERY_S if options.follow else None)
     if options.open:
         webbrowser.open(output.resolve().as_uri())
     while options.follow and not (run / "done.json").is_file():
         time.sleep(_EVERY_S)
-        write_page(run, output, every=every)
+        complete = (run / "done.json").is_file()
+        write(run, output, every=None if complete else _EVERY_S, say=complete)
     return 0
+
+
+def write(run: Path, output: Path, *, every: int | None = None, say: bool = True) -> None:
+    """Write the page of a run or of a comparison, and say where it is."""
+    from resd.report.page import write_page
+
+    write_page(run, output, every=every)
+    if say:
+        print(f"written to {output}", flush=True)
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -12,11 +12,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from resd.report.page.comparison import comparison_data, is_comparison, write_pages
 from resd.report.page.data import LEVELS, page_data
 from resd.runs import atomic
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("dom.js", "chart.js", "summary.js", "playbook.js", "tokens.js", "stories.js", "page.js")
+_SCRIPTS = (
+    *("dom.js", "chart.js", "summary.js", "playbook.js", "tokens.js", "stories.js"),
+    *("comparison.js", "page.js"),
+)
 # Bytes of a page (the promise is 5 MB), less what template, styles and scripts take.
 _MOST_PACKED = 4_700_000
 
@@ -43,12 +47,23 @@ def run_page(run: Path, *, every: int | None = None, most: int = _MOST_PACKED) -
 
 
 def write_page(run: Path, output: Path, *, every: int | None = None) -> None:
-    """Write the page of a run, atomically.
+    """Write the page of a run or of a comparison, atomically.
+
+    Args:
+        run: the directory; of a comparison each finished run gets its page too.
+        output: the file.
+        every: see `run_page`.
 
     Raises:
-        UserError: it is no run, or the file cannot be written.
+        UserError: it is neither, or the file cannot be written.
     """
-    atomic.write_text(output, run_page(run, every=every), lasting=False)
+    if is_comparison(run):
+        write_pages(run, write_page)
+        data = comparison_data(run)
+        text = page(data["name"], pack(data))
+    else:
+        text = run_page(run, every=every)
+    atomic.write_text(output, text, lasting=False)
 
 
 def page(title: str, packed: str, every: int | None = None) -> str:

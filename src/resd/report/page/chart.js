@@ -31,7 +31,7 @@ function chart(data) {
   const low = Math.min(0, ...ys), high = fraction ? Math.max(1, ...ys) : Math.max(...ys, low + 1e-9);
   const x = (value) => LEFT + ((value - xs[0]) / (xs[xs.length - 1] - xs[0] || 1)) * (WIDE - LEFT - RIGHT);
   const y = (value) => HIGH - BOTTOM - ((value - low) / (high - low)) * (HIGH - TOP - BOTTOM);
-  const colour = (i) => `var(--c${i % 8})`;
+  const colour = (i) => `var(--c${(lines[i].colour ?? i) % 8})`;
   const points = (xs_, ys_) => xs_.map((value, i) => `${x(value).toFixed(1)},${y(ys_[i]).toFixed(1)}`);
 
   const drawn = lines.map((line, i) => {
@@ -41,7 +41,8 @@ function chart(data) {
     }
     if (line.x.length === 1) return svg("circle", { cx: x(line.x[0]), cy: y(line.y[0]), r: 3, fill: colour(i) });
     return svg("polyline", { points: points(line.x, line.top).join(" "), fill: "none", stroke: colour(i),
-      "stroke-width": 1.8, "stroke-linejoin": "round", "stroke-dasharray": line.dashed ? "4 3" : null });
+      "stroke-width": line.faint ? 1 : 2, "stroke-opacity": line.faint ? 0.35 : 1, "stroke-linejoin": "round",
+      "stroke-dasharray": line.dashed ? "4 3" : null });
   });
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HIGH - BOTTOM });
   const names = lines.map((line, i) => {
@@ -64,7 +65,7 @@ function chart(data) {
     const step = xs[index];
     cursor.setAttribute("x1", x(step)); cursor.setAttribute("x2", x(step));
     cursor.style.visibility = visible ? "visible" : "hidden";
-    at.textContent = ` step ${step}`;
+    at.textContent = ` ${data.x || "step"} ${step}`;
     lines.forEach((line, k) => {
       const place = line.x.indexOf(step);
       names[k].value.textContent = place < 0 ? "" : number(line.y[place]);
@@ -88,5 +89,5 @@ function chart(data) {
   show(xs.length - 1, false);
   return el("figure", null, el("figcaption", null, data.title,
     data.unit && el("span", { class: "soft small" }, ` (${data.unit})`), at), picture,
-  el("ul", { class: "legend" }, names.map((name) => name.node)));
+  el("ul", { class: "legend" }, names.filter((name, i) => !lines[i].faint).map((name) => name.node)));
 }

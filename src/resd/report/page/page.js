@@ -52,7 +52,11 @@ function reload_often(every) {
 
 async function start() {
   const place = document.getElementById("page"), run = await unpacked();
-  if (run.comparison) return comparison(run, place);
+  if (run.comparison) {
+    comparison(run, place);
+    document.body.dataset.drawn = "yes";
+    return;
+  }
   const parts = [summary(run), curves(run), playbook(run), stories(run)];
   const links = [["summary", "Summary"], ["curves", "Curves"], ["playbook", "Playbook"], ["stories", "Stories"]];
   const nav = el("nav", { "aria-label": "parts of the page" }, links.map(([id, text]) => el("a", { href: `#${id}` }, text)));
