@@ -27,7 +27,7 @@ def section_spans(
         after = asked + len(question)
         found.append(("question", asked, after))
     for name, part in others:
-        # A trial may quote the question: what stands behind the question comes first.
+        # A trial may quote the question: what stands behind what was found comes first.
         start = text.find(part, after) if part else -1
         start = text.find(part) if part and start < 0 else start
         if start >= 0:
@@ -35,7 +35,11 @@ def section_spans(
             after = max(after, start + len(part))
     apart: list[Span] = []
     for span in sorted(found, key=lambda span: span[1]):
-        if not apart or span[1] >= apart[-1][2]:
+        if apart and span[1] < apart[-1][2]:
+            # One stands in the other: the longer one is meant.
+            if span[2] - span[1] > apart[-1][2] - apart[-1][1]:
+                apart[-1] = span
+        else:
             apart.append(span)
     return apart
 

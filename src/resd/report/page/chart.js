@@ -28,7 +28,7 @@ function chart(data) {
   const xs = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
   const ys = lines.flatMap((line) => line.top);
   const fraction = data.unit === "fraction";
-  const low = Math.min(0, ...ys), high = fraction ? Math.max(1, ...ys) : Math.max(...ys, low + 1e-9);
+  const low = Math.min(0, ...ys), most = Math.max(fraction ? 1 : low + 1e-9, ...ys), high = most + 0.04 * (most - low);
   const x = (value) => LEFT + ((value - xs[0]) / (xs[xs.length - 1] - xs[0] || 1)) * (WIDE - LEFT - RIGHT);
   const y = (value) => HIGH - BOTTOM - ((value - low) / (high - low)) * (HIGH - TOP - BOTTOM);
   const colour = (i) => `var(--c${(lines[i].colour ?? i) % 8})`;

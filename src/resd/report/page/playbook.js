@@ -28,13 +28,13 @@ function life_bar(lesson, steps, now) {
   const ends = lesson.died === null ? last : lesson.died;
   const pieces = lesson.states.map((state, i) => {
     const until = i + 1 < lesson.states.length ? lesson.states[i + 1][0] : ends;
-    return svg("rect", { x: x(state[0]), y: state[5] ? 4 : 6, width: Math.max(1.5, x(until) - x(state[0])),
+    return svg("rect", { x: x(state[0]), y: state[5] ? 1 : 3, width: Math.max(1.5, x(until) - x(state[0])),
       height: state[5] ? 8 : 4, fill: state[5] ? "var(--c0)" : "var(--c7)" });
   });
-  const marks = lesson.moments.filter((m) => m[1] === "tagged").map((m) => svg("circle",
-    { cx: x(m[0]), cy: 8, r: 2, fill: m[2] === "helpful" ? "var(--good)" : "var(--bad)" }));
+  const marks = lesson.moments.filter((m) => m[1] === "tagged").map((m) => svg("rect",
+    { x: x(m[0]), y: m[2] === "helpful" ? 10 : 13, width: 2.5, height: 3, fill: m[2] === "helpful" ? "var(--good)" : "var(--bad)" }));
   const death = lesson.died === null ? null
-    : svg("path", { d: `M${x(ends) - 3} 4l6 8m0 -8l-6 8`, stroke: "var(--bad)", "stroke-width": 1.6 });
+    : svg("path", { d: `M${x(ends) - 3} 1l6 8m0 -8l-6 8`, stroke: "var(--bad)", "stroke-width": 1.6 });
   return svg("svg", { viewBox: `-4 0 ${wide + 8} 16`, preserveAspectRatio: "none", "aria-hidden": true },
     pieces, marks, death, svg("line", { x1: x(now), x2: x(now), y1: 0, y2: 16, stroke: "var(--ink)", "stroke-width": 1 }));
 }
@@ -99,7 +99,7 @@ function playbook(run) {
   }
   draw();
   return section("playbook", "The playbook's life",
-    el("p", { class: "soft small" }, "Each lesson was written by the model after a failure. Bars run from birth to death: thick while the teacher sees the lesson, thin while it is a candidate; dots are tags (helpful, harmful), a cross is its death. Press a lesson for all that happened to it."),
+    el("p", { class: "soft small" }, "Each lesson was written by the model after a failure. Bars run from birth to death: thick while the teacher sees the lesson, thin while it is a candidate; green marks below are tags as helpful, red ones as harmful; a cross is its death. Press a lesson for all that happened to it."),
     el("div", { class: "controls" }, el("label", { for: "when" }, "As it was"), slider, when, order,
       el("label", null, all, " all that ever lived")), note,
     el("div", { class: "scroll" }, el("table", { class: "lives" }, el("thead", null, el("tr", null, el("th", null, "lesson"),

@@ -51,6 +51,7 @@ def curves(rows: Sequence[Row]) -> list[dict[str, Any]]:
             chosen = [name for name in chosen if _REFUSED.match(name)]
         lines = [_line(name, rows) for name in chosen]
         lines = [line for line in lines if line["x"]]
+        lines = _merged(lines)
         lines.sort(key=lambda line: -sum(line["y"]) if kind == "stack" else 0)
         if title == "Test cases passed" and _same_as_tasks(rows):
             continue
@@ -61,20 +62,41 @@ def curves(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _line(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     points = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
-    group, _, short = name.partition("/")
-    label = f"trivial: {short}" if group.startswith("baseline") else short
-    if group in ("time", "tokens", "count"):
+    if name.startswith(("time/", "tokens/", "count/")) and points:
         # A step without the key had none of it.
-        steps = [row["step"] for row in rows if is_step(row)]
         found = dict(points)
-        points = [(step, found.get(step, 0)) for step in steps] if found else []
-        label = short.removesuffix("_s") if group == "time" else short.replace("_", " ")
+        points = [(row["step"], found.get(row["step"], 0)) for row in rows if is_step(row)]
     return {
-        "name": label.replace("_", " "),
-        "dashed": group.startswith("baseline"),
+        "name": _label(name),
+        "dashed": name.startswith("baseline"),
         "x": [x for x, _ in points],
         "y": [_rounded(y) for _, y in points],
     }
+
+
+def _label(name: str) -> str:
+    group, _, short = name.partition("/")
+    if group.startswith("baseline"):
+        short = f"trivial: {short}"
+    elif short.startswith("retention/"):
+        short = short.removeprefix("retention/")
+    elif group == "eval" and "@" not in short:
+        short = f"evaluation: {short}"
+    elif group == "time":
+        short = short.removesuffix("_s")
+    return short.replace("_", " ")
+
+
+def _merged(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines that lie on each other are one, with all their names."""
+    found: dict[Any, dict[str, Any]] = {}
+    for line in lines:
+        key = (tuple(line["x"]), tuple(line["y"]))
+        if key in found and any(line["y"]):
+            found[key]["name"] += f", {line['name']}"
+        else:
+            found[key if any(line["y"]) else line["name"]] = line
+    return list(found.values())
 
 
 def _fewer(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
