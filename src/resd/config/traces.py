@@ -15,7 +15,7 @@ class TracesConfig(Part):
         64, ge=0, description="rollouts of a step whose texts are kept, the first ones"
     )
     responses: int = Field(
-        4, ge=0, description="responses of a step whose tokens are kept with their numbers"
+        8, ge=0, description="responses of a step whose tokens are kept with their numbers"
     )
     tokens: int = Field(256, ge=1, description="most tokens of such a response, the first ones")
     alternatives: int = Field(

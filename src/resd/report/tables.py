@@ -40,7 +40,7 @@ def _rollout(story: Story) -> Row:
         "what_went_wrong": read.what_went_wrong if read else None,
         "what_to_do": read.what_to_do if read else None,
         "curation": curation["output"] if curation else None,
-        "operations": [f"{op.op} {' '.join(op.ids)} {op.content}".strip() for op in operations],
+        "operations": [" ".join(filter(None, (op.op, *op.ids, op.content))) for op in operations],
         "rejected": list(story.rejected),
         "teacher_prompt": story.teacher["prompt"] if story.teacher else None,
         "token_ids": tokens.get("ids"),

@@ -21,12 +21,20 @@ function summary(run) {
     bars(run.cost.tokens, (value) => value.toLocaleString("en"))));
   if (run.cost.seconds.length) costs.push(el("div", null, el("h3", null, "Seconds, by phase"), bars(run.cost.seconds, duration)));
   return section("summary", "Summary", el("div", { class: "tiles" }, tiles),
-    run.warnings.length ? [el("h3", null, many(run.warnings.length, "warning")),
+    helped(run), run.warnings.length ? [el("h3", null, many(run.warnings.length, "warning")),
       run.warnings.map((item) => el("p", { class: "warning" }, item.step ? `step ${item.step}: ` : "", item.text))]
       : el("p", { class: "soft" }, "The run warned of nothing."),
     before_and_after(run), el("div", { class: "columns" }, costs),
     el("details", null, el("summary", null, "Settings"), el("div", { class: "scroll" }, el("table", null,
       el("tbody", null, run.config.map(([key, value]) => el("tr", null, el("td", { class: "mono" }, key), el("td", { class: "mono" }, value))))))));
+}
+
+// The lessons that reflections found most helpful, and where they came from.
+function helped(run) {
+  const found = run.playbook.lessons.filter((lesson) => lesson_end(lesson).helpful > 0).sort(ORDERS["most helpful first"]).slice(0, 3);
+  return found.length ? [el("h3", null, "The lessons that helped most"), el("ol", null, found.map((lesson) => el("li", null, el("b", null, lesson.content),
+    el("span", { class: "soft" }, ` helpful ${lesson_end(lesson).helpful}, harmful ${lesson_end(lesson).harmful}; learnt at step ${lesson.born}`,
+      lesson.example && [" from ", story_link(lesson.story, lesson.example)]))))] : null;
 }
 
 function verdict(passed) {
