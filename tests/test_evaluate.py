@@ -137,7 +137,9 @@ def test_the_sampling_is_that_of_the_config_and_every_seed_is_new() -> None:
 
 
 def test_the_row() -> None:
-    result = Evaluation(0.1, 0.2, 0.3, 0.4, 5, 6, 0.7, 8, 9, baselines={"x": Baseline(0.5, 0.6)})
+    result = Evaluation(
+        0.1, 0.2, 0.3, 0.4, 5, 6, 0.7, 8, 9, baselines={"x": Baseline(0.5, 0.6)}, tokens=70
+    )
     assert result.row() == {
         "eval/mean@5": 0.1,
         "eval/best@5": 0.2,
@@ -147,6 +149,7 @@ def test_the_row() -> None:
         "eval/problems": 6,
         "eval/skipped": 8,
         "eval/env_failed": 9,
+        "tokens/evaluation": 70,
         "baseline/x": 0.5,
         "baseline_cases/x": 0.6,
     }

@@ -15,9 +15,11 @@ from resd.cli import main, report
 from resd.errors import UserError
 from resd.loop.view import PlainView
 from resd.loop.watch import watch
+from resd.report.lessons import lessons
 from resd.report.page import run_page, write_page
 from resd.report.page.comparison import pairs, sign_test
 from resd.report.page.summary import curves
+from resd.report.stories import StepTraces
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,34 @@ def test_every_lesson_has_its_birth_and_its_death(data: dict[str, Any]) -> None:
     for lesson in book["lessons"]:
         story = data["stories"][lesson["story"]]
         assert (story["step"], story["example"]) == (lesson["born"], lesson["example"])
+
+
+def test_a_lesson_of_another_task_s_playbook_is_another() -> None:
+    def traces(step: int, *events: tuple[str, str], there: tuple[str, ...]) -> StepTraces:
+        told = [{"what": what, "id": id_, "detail": "", "evidence": ""} for what, id_ in events]
+        counts = dict.fromkeys(("helpful", "harmful", "support", "against"), step)
+        seen = {"admitted": True, **counts}
+        entries = [{"id": id_, "content": f"{id_} {step}", **seen} for id_ in there]
+        return StepTraces(step, [], told, {"entries": entries})
+
+    found = lessons(
+        [
+            traces(1, ("added", "a"), ("added", "b"), there=("a", "b")),
+            traces(2, there=("a", "b")),
+            traces(3, ("added", "a"), there=("a",)),
+            traces(5, ("dropped", "a"), ("added", "a"), there=("a", "c")),
+        ]
+    )
+    left = "left with its playbook"
+    assert [(x.id, x.born, x.died, x.reason) for x in found] == [
+        ("a", 1, 3, left),
+        ("b", 1, 3, left),
+        ("a/2", 3, 5, ""),
+        ("a/3", 5, None, ""),
+        ("c", 5, None, ""),  # its birth was not kept
+    ]
+    assert found[0].content == "a 2"
+    assert [state[0] for state in found[0].states] == [1, 2]
 
 
 def test_the_story_of_an_example_is_whole(data: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ def test_answers_of_an_evaluation_are_written() -> None:
     answers = [rollout(Outcome(0.0, False, "no"), 2, False) for _ in range(9)]
     numbers = dict.fromkeys(("mean", "best", "case_mean", "case_best", "truncated"), 0.0)
     whole = dict.fromkeys(("samples", "problems", "skipped", "failed"), 1)
-    result = Evaluation(**numbers, **whole, first_answers=answers)  # type: ignore[arg-type]
+    result = Evaluation(**numbers, **whole, first_answers={"": answers})  # type: ignore[arg-type]
     recorder(run, pytest.fail).evaluated(7, result)
     ((what, step, records),) = run.written
     assert (what, step, len(records)) == ("evaluation", 7, TracesConfig().answers)

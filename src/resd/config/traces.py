@@ -22,7 +22,7 @@ class TracesConfig(Part):
         4, ge=0, description="likeliest tokens of student and teacher kept beside each"
     )
     answers: int = Field(
-        5, ge=0, description="test problems whose first answer every evaluation keeps"
+        5, ge=0, description="test problems of each task whose first answer is kept"
     )
     characters: int = Field(
         65536, ge=100, description="most characters of a text; the middle of a longer one goes"

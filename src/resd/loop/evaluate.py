@@ -43,7 +43,7 @@ class Evaluation:
         retention: fraction passed of each group of what is to be kept.
         tasks: mean@n of each task of a stream.
         tokens: generated for the answers.
-        first_answers: the first sample of each problem, in their order.
+        first_answers: by task, the first sample of each problem, in their order.
     """
 
     mean: float
@@ -60,7 +60,7 @@ class Evaluation:
     retention: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
-    first_answers: Sequence[Rollout] = field(default=(), repr=False)
+    first_answers: Mapping[str, Sequence[Rollout]] = field(default_factory=dict, repr=False)
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -129,8 +129,11 @@ def evaluate(
     cases = [[_cases(o) for o in group] for group in groups]
     belongs = {example.id: name for name, examples in tests.items() for example in examples}
     of_task: dict[str, list[float]] = {name: [] for name in tests if name}
+    first_answers: dict[str, list[Rollout]] = {name: [] for name in tests}
     for rollout, group in zip(batch.rollouts[::n], tasks, strict=True):
-        if name := belongs[rollout.example.id]:
+        name = belongs[rollout.example.id]
+        first_answers[name].append(rollout)
+        if name:
             of_task[name].append(_mean(group))
     return Evaluation(
         mean=_mean([_mean(group) for group in tasks]),
@@ -147,7 +150,7 @@ def evaluate(
         retention=measure_retention(sampler, retention or Kept(), config.retention_tokens),
         tasks={name: _mean(means) for name, means in of_task.items()},
         tokens=sum(len(rollout.completion.token_ids) for rollout in batch.rollouts),
-        first_answers=batch.rollouts[::n],
+        first_answers=first_answers,
     )
 
 

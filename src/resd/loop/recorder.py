@@ -111,7 +111,8 @@ class Recorder:
 
     def evaluated(self, step: int, result: Evaluation) -> None:
         """Write answers of an evaluation."""
-        answers = result.first_answers[: self._config.answers]
+        most = self._config.answers
+        answers = [a for task in result.first_answers.values() for a in task[:most]]
         if self._keeps_traces and answers:
             self._write("evaluation", step, [self._rollout("answer", a) for a in answers])
 

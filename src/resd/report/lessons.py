@@ -34,6 +34,7 @@ class Lesson:
     """A lesson's life.
 
     Attributes:
+        id: in its playbook; `/2` is the second lesson of that id, of another task's playbook.
         content: its words, the last ones if they were changed.
         born: step of its birth; `died` of its death, and `reason` why, if it is dead.
         evidence: the trial that it was learnt from, as in `Rollout.evidence`.
@@ -66,34 +67,60 @@ class Lesson:
 
 def lessons(steps: Iterable[StepTraces]) -> list[Lesson]:
     """All lessons that a run ever had, in the order of their births."""
-    found: dict[str, Lesson] = {}
+    book = _Book()
     for traces in steps:
         for event in traces.events:
-            _happened(found, traces.step, event)
-        entries = (traces.playbook or {}).get("entries", [])
+            book.happened(traces.step, event)
+        if traces.playbook is not None:
+            book.seen(traces.step, traces.playbook["entries"])
+    return book.lessons
+
+
+class _Book:
+    """Lessons as they come; `alive` are those of the playbook at hand, by their ids in it."""
+
+    def __init__(self) -> None:
+        self.lessons: list[Lesson] = []
+        self.alive: dict[str, Lesson] = {}
+
+    def happened(self, step: int, event: Mapping[str, Any]) -> None:
+        """Something happened to a lesson."""
+        id_, what, detail = str(event["id"]), str(event["what"]), str(event["detail"])
+        evidence = str(event.get("evidence", ""))
+        if what == "added":
+            lesson = self._born(id_, detail, step, evidence)
+        else:
+            lesson = self.alive.get(id_) or self._born(id_, "", step)
+        lesson.moments.append(Moment(step, what, evidence, detail if what != "added" else ""))
+        if what == "dropped":
+            self._die(id_, step, _REASONS.get(detail, detail))
+
+    def seen(self, step: int, entries: Iterable[Mapping[str, Any]]) -> None:
+        """The playbook after a step's context update."""
+        here = set()
         for entry in entries:
-            lesson = found.setdefault(
-                entry["id"], Lesson(entry["id"], entry["content"], traces.step)
-            )
-            lesson.content = entry["content"]
+            id_ = str(entry["id"])
+            here.add(id_)
+            lesson = self.alive.get(id_) or self._born(id_, str(entry["content"]), step)
+            lesson.content = str(entry["content"])
             counts = [entry[name] for name in ("helpful", "harmful", "support", "against")]
             state = (*counts, bool(entry["admitted"]))
             if not lesson.states or lesson.states[-1][1:] != state:
-                lesson.states.append((traces.step, *state))
-        here = {entry["id"] for entry in entries}
-        for lesson in found.values():
-            # One that no event told of: the traces of a step are missing.
-            if traces.playbook and lesson.died is None and lesson.id not in here:
-                lesson.died, lesson.reason = traces.step, lesson.reason or "not known"
-    return list(found.values())
+                lesson.states.append((step, *state))
+        for id_ in self.alive.keys() - here:
+            # No event told of it: another task has begun, or traces are missing.
+            self._die(id_, step, "left with its playbook")
 
+    def _born(self, id_: str, content: str, step: int, evidence: str = "") -> Lesson:
+        # A playbook of another task counts from one again.
+        self._die(id_, step, "left with its playbook")
+        before = sum(lesson.id.partition("/")[0] == id_ for lesson in self.lessons)
+        name = f"{id_}/{before + 1}" if before else id_
+        lesson = self.alive[id_] = Lesson(name, content, step, evidence)
+        self.lessons.append(lesson)
+        return lesson
 
-def _happened(found: dict[str, Lesson], step: int, event: Mapping[str, Any]) -> None:
-    id_, what, detail = str(event["id"]), str(event["what"]), str(event["detail"])
-    evidence = str(event.get("evidence", ""))
-    if what == "added":
-        found[id_] = Lesson(id_, detail, step, evidence)
-    lesson = found.setdefault(id_, Lesson(id_, "", step))
-    lesson.moments.append(Moment(step, what, evidence, detail if what != "added" else ""))
-    if what == "dropped":
-        lesson.died, lesson.reason = step, _REASONS.get(detail, detail)
+    def _die(self, id_: str, step: int, reason: str) -> None:
+        lesson = self.alive.pop(id_, None)
+        if lesson is not None:
+            lesson.died, lesson.reason = step, reason

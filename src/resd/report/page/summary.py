@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 # One chart of the page: title, what the numbers are, how they are drawn, and the metrics shown.
 _CHARTS: tuple[tuple[str, str, str, str], ...] = (
     ("Accuracy on the test problems", "fraction", "line", r"eval/(mean|best)@\d+|baseline/.*"),
+    ("Accuracy of each task", "fraction", "line", r"eval/tasks/.*"),
     ("Test cases passed", "fraction", "line", r"eval/case_(mean|best)@\d+|baseline_cases/.*"),
     ("Training rollouts", "fraction", "line", r"rollout/(passed|reward|cases)"),
     ("Loss", "", "line", r"train/(loss|anchor_kl)"),
@@ -78,8 +79,8 @@ def _label(name: str) -> str:
     group, _, short = name.partition("/")
     if group.startswith("baseline"):
         short = f"trivial: {short}"
-    elif short.startswith("retention/"):
-        short = short.removeprefix("retention/")
+    elif short.startswith(("retention/", "tasks/")):
+        short = short.partition("/")[2]
     elif group == "eval" and "@" not in short:
         short = f"evaluation: {short}"
     elif group == "time":
@@ -139,7 +140,7 @@ def headline(run: Path, config: RunConfig, rows: Sequence[Row]) -> dict[str, Any
         best = max(points, key=lambda point: (point["mean"], point["step"]))
     steps = [row for row in rows if is_step(row)]
     return {
-        "task": config.task,
+        "task": ", ".join(dict.fromkeys(config.tasks)),
         "model": config.model.path,
         "method": config.method.name,
         "seed": config.seed,
