@@ -123,6 +123,13 @@ def test_a_prompt_that_does_not_fit_is_left_out_and_counted() -> None:
     assert four(nothing) == (0.0, 0.0, 0.0, 0.0)
 
 
+def test_the_first_answer_to_each_problem_can_be_kept_and_tokens_are_counted() -> None:
+    result = judged(["PF", "FP", "HP"])
+    kept = result.first_answers[""]
+    assert [(r.example.id, r.passed) for r in kept] == [("e0", True), ("e1", False), ("e2", False)]
+    assert result.tokens == sum(2 * len(r.completion.token_ids) for r in kept) > 0
+
+
 def test_only_the_first_examples_are_used() -> None:
     result = judged(["P", "F", "P", "P"], {"max_examples": 2})
     assert (result.problems, result.mean) == (2, 0.5)

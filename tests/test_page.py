@@ -16,8 +16,10 @@ from resd.errors import UserError
 from resd.loop.view import PlainView
 from resd.loop.watch import watch
 from resd.report.lessons import lessons
+from resd.report.page import data as page_data_module
 from resd.report.page import run_page, write_page
 from resd.report.page.comparison import pairs, sign_test
+from resd.report.page.data import LEVELS, first_level, page_data
 from resd.report.page.summary import curves
 from resd.report.stories import StepTraces
 
@@ -200,13 +202,35 @@ def test_a_page_that_is_too_large_shows_less_of_the_stories(tmp_path: Path) -> N
     small = run_page(run, most=20_000)
     assert len(small) < 100_000 < len(whole)
     data = unpacked(small)
-    assert data["level"] == 3
-    assert data["left_out"] == 15
-    assert all(story["numbers"] for story in data["stories"])
-    assert max(map(len, data["texts"])) < 1_100
+    level = LEVELS[data["level"]]
+    assert data["level"] > 2
+    shown = [(story["step"], bool(story["numbers"])) for story in data["stories"]]
+    assert [numbered for step, numbered in shown if step == 1] == [True, *[False] * level.plain]
+    assert data["left_out"] == 18 - len(shown) > 0
+    assert max(map(len, data["texts"])) < level.characters + 100
     # Links lead to the stories that are there.
     for lesson in data["playbook"]["lessons"]:
         assert data["stories"][lesson["story"]]["step"] == lesson["born"]
+
+
+def test_much_that_was_kept_is_not_tried_whole(tmp_path: Path, monkeypatch: Any) -> None:
+    run = make_run(tmp_path / "run")
+    assert first_level(run) == 0
+    monkeypatch.setattr(page_data_module, "_TOO_MUCH", (1, 2, 1e12))
+    assert first_level(run) == 2
+    assert unpacked(run_page(run))["level"] == 2
+
+
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+def test_every_level_shows_no_more_than_it_says(level: int, made: Path) -> None:
+    data, wanted = page_data(made, level), LEVELS[level]
+    steps = [1, 2, 3][:: wanted.every]
+    assert sorted({story["step"] for story in data["stories"]}) == steps
+    for story in data["stories"]:
+        assert all((w["prompt"] is not None) == wanted.prompts for w in story["written"])
+        for row in story["numbers"]["teacher_top"] if story["numbers"] else []:
+            assert len(row) <= wanted.alternatives
+    assert len(data["stories"]) + data["left_out"] == 6
 
 
 def test_text_that_many_prompts_share_is_kept_once(data: dict[str, Any]) -> None:
@@ -370,6 +394,21 @@ def test_the_page_of_a_comparison(tmp_path: Path) -> None:
     os.utime(page, (2e9, 2e9))
     write_page(output, output / "report.html")
     assert page.read_text() == "mine"
+
+
+def test_a_comparison_writes_its_page_if_it_is_asked_to(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def compare(*arguments: Any, **more: Any) -> int:
+        return compared.go(tmp_path / "out", compared.Fake(), seeds="0")[0]
+
+    monkeypatch.setattr("resd.compare.command.compare", compare)
+    words = ["compare", "--output", str(tmp_path / "out"), "--methods", "resd,sdpo"]
+    assert main(words) == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert main([*words, "--report"]) == 0
+    assert "written to" in capsys.readouterr().out
+    assert unpacked((tmp_path / "out" / "report.html").read_text())["comparison"]
 
 
 def test_seeds_are_compared_in_pairs() -> None:

@@ -13,8 +13,9 @@ from resd.errors import UserError
 # Tables of `resd.report.tables`, which takes a while to import.
 FORMATS = ("jsonl", "parquet", "datasets")
 
-# Seconds between two pages of a run that goes on.
+# Seconds between two pages of a run that goes on, and how much longer than making one it is.
 _EVERY_S = 10
+_PAUSE = 20
 
 
 def add_commands(commands: Any) -> None:
@@ -49,13 +50,16 @@ def _report(options: argparse.Namespace) -> int:
         raise UserError(f"--output: {output} is a directory; name a file, as in page.html")
     if options.follow and not (run / "config.toml").is_file():
         raise UserError(f"--follow: {run} is no run (yet)")
-    write(run, output, every=_EVERY_S if options.follow else None)
+    every, began = _EVERY_S, time.monotonic()
+    write(run, output, every=every if options.follow else None)
     if options.open:
         webbrowser.open(output.resolve().as_uri())
     while options.follow and not (run / "done.json").is_file():
-        time.sleep(_EVERY_S)
-        complete = (run / "done.json").is_file()
-        write(run, output, every=None if complete else _EVERY_S, say=complete)
+        # A page that takes long to make is made seldom: the run needs the processor too.
+        every = max(_EVERY_S, round(_PAUSE * (time.monotonic() - began)))
+        time.sleep(every)
+        complete, began = (run / "done.json").is_file(), time.monotonic()
+        write(run, output, every=None if complete else every, say=complete)
     return 0
 
 

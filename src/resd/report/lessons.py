@@ -67,24 +67,32 @@ class Lesson:
 
 def lessons(steps: Iterable[StepTraces]) -> list[Lesson]:
     """All lessons that a run ever had, in the order of their births."""
-    book = _Book()
+    lives = Lives()
     for traces in steps:
-        for event in traces.events:
-            book.happened(traces.step, event)
-        if traces.playbook is not None:
-            book.seen(traces.step, traces.playbook["entries"])
-    return book.lessons
+        lives.step(traces)
+    return lives.lessons
 
 
-class _Book:
-    """Lessons as they come; `alive` are those of the playbook at hand, by their ids in it."""
+class Lives:
+    """Lessons as they come, step by step.
+
+    Attributes:
+        lessons: all so far.
+        alive: those of the playbook at hand, by their ids in it.
+    """
 
     def __init__(self) -> None:
         self.lessons: list[Lesson] = []
         self.alive: dict[str, Lesson] = {}
 
-    def happened(self, step: int, event: Mapping[str, Any]) -> None:
-        """Something happened to a lesson."""
+    def step(self, traces: StepTraces) -> None:
+        """What happened in a step, and the playbook after it."""
+        for event in traces.events:
+            self._happened(traces.step, event)
+        if traces.playbook is not None:
+            self._seen(traces.step, traces.playbook["entries"])
+
+    def _happened(self, step: int, event: Mapping[str, Any]) -> None:
         id_, what, detail = str(event["id"]), str(event["what"]), str(event["detail"])
         evidence = str(event.get("evidence", ""))
         if what == "added":
@@ -95,8 +103,7 @@ class _Book:
         if what == "dropped":
             self._die(id_, step, _REASONS.get(detail, detail))
 
-    def seen(self, step: int, entries: Iterable[Mapping[str, Any]]) -> None:
-        """The playbook after a step's context update."""
+    def _seen(self, step: int, entries: Iterable[Mapping[str, Any]]) -> None:
         here = set()
         for entry in entries:
             id_ = str(entry["id"])

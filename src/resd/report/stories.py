@@ -25,7 +25,6 @@ class Story:
         written: reflections, curations and tags on it, by kind.
         teacher: the teacher's prompt and its sections' places; None if it taught nothing.
         tokens: numbers of its tokens; None if they were not kept.
-        rejected: why what was written about it was of no use, in words; empty if it was.
     """
 
     step: int
@@ -33,7 +32,11 @@ class Story:
     written: dict[str, Record] = field(default_factory=dict)
     teacher: Record | None = None
     tokens: Record | None = None
-    rejected: tuple[str, ...] = ()
+
+    @property
+    def rejected(self) -> list[str]:
+        """Why what was written about it was of no use, in words; empty if it was of use."""
+        return list(_rejected(self.written))
 
     @property
     def loss(self) -> float | None:
@@ -81,8 +84,6 @@ def step_traces(step: int, records: Sequence[Record]) -> StepTraces:
             story.written[kind] = record
         elif story is not None and kind in ("teacher", "tokens"):
             setattr(story, kind, record)
-    for story in found.stories:
-        story.rejected = tuple(_rejected(story.written))
     return found
 
 

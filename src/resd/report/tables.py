@@ -41,7 +41,7 @@ def _rollout(story: Story) -> Row:
         "what_to_do": read.what_to_do if read else None,
         "curation": curation["output"] if curation else None,
         "operations": [" ".join(filter(None, (op.op, *op.ids, op.content))) for op in operations],
-        "rejected": list(story.rejected),
+        "rejected": story.rejected,
         "teacher_prompt": story.teacher["prompt"] if story.teacher else None,
         "token_ids": tokens.get("ids"),
         "token_texts": tokens.get("texts"),

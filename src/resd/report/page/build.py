@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from resd.report.page.comparison import comparison_data, is_comparison, write_pages
-from resd.report.page.data import LEVELS, page_data
+from resd.report.page.data import LEVELS, first_level, page_data
 from resd.runs import atomic
 
 _HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def run_page(run: Path, *, every: int | None = None, most: int = _MOST_PACKED) -
     """
     packed = ""
     data: dict[str, Any] = {}
-    for level in range(len(LEVELS)):
+    for level in range(first_level(run), len(LEVELS)):
         data = page_data(run, level)
         packed = pack(data)
         if len(packed) <= most:
@@ -84,5 +84,5 @@ def page(title: str, packed: str, every: int | None = None) -> str:
 def pack(data: Mapping[str, Any]) -> str:
     """Data as gzip in base64: no text of a model can be read as HTML, and it takes little room."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    raw = gzip.compress(text.encode("utf-8", "replace"), 9, mtime=0)
+    raw = gzip.compress(text.encode("utf-8", "replace"), mtime=0)
     return base64.b64encode(raw).decode("ascii")

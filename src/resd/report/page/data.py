@@ -5,27 +5,58 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resd.config import RunConfig
-from resd.report.lessons import Lesson, lessons
+from resd.report.lessons import Lesson, Lives
 from resd.report.page.summary import cost, curves, headline, warnings
-from resd.report.stories import Record, StepTraces, Story, parsed, read_steps
+from resd.report.stories import Record, Story, parsed, read_steps
 from resd.runs import read_config
-from resd.runs.rows import is_step, read_metrics
+from resd.runs.rows import read_metrics
 from resd.runs.traces import read_traces, trace_files
 from resd.text import without_middle
 
-# What is kept of the stories, from everything to little, until a page is small enough: most
-# characters of a text, whether prompts of reflections and curations are shown, and stories of a
-# step that have no token numbers.
-LEVELS: tuple[tuple[int, bool, int | None], ...] = (
-    (20_000, True, None),
-    (6_000, False, 32),
-    (2_500, False, 8),
-    (1_000, False, 0),
-    (400, False, 0),
+
+class Level(NamedTuple):
+    """How much of the stories a page shows.
+
+    Attributes:
+        characters: most of a text.
+        prompts: whether prompts of reflections and curations are shown.
+        numbered: most stories of a step with numbers of tokens; None for all.
+        plain: most of the others.
+        tokens: most with numbers of a response.
+        alternatives: most beside a token.
+        every: of so many steps one has stories.
+    """
+
+    characters: int
+    prompts: bool
+    numbered: int | None
+    plain: int | None
+    tokens: int
+    alternatives: int
+    every: int = 1
+
+
+# From everything to little, until a page is small enough.
+LEVELS = (
+    Level(20_000, True, None, None, 100_000, 100),
+    Level(6_000, False, 8, 32, 256, 4),
+    Level(3_000, False, 4, 8, 256, 3),
+    Level(2_000, False, 2, 4, 192, 2),
+    Level(1_000, False, 1, 2, 128, 2),
+    *(Level(500, False, 1, 1, 96, 1, every) for every in (1, 2, 4, 8, 16, 64)),
 )
+# Bytes of all traces from which on a page begins with less: it would not be small enough, and to
+# see that takes a while.
+_TOO_MUCH = (12e6, 40e6, 120e6, 1e9)
+
+
+def first_level(run: Path) -> int:
+    """The level that a page may be small enough with."""
+    size = sum(file.stat().st_size for _, file in trace_files(run))
+    return sum(size > most for most in _TOO_MUCH)
 
 
 class Texts:
@@ -59,38 +90,46 @@ def page_data(run: Path, level: int = 0) -> dict[str, Any]:
     """
     config = read_config(run)
     rows = read_metrics(run)
-    most, prompts, others = LEVELS[level]
-    texts = Texts(most)
-    steps = list(read_steps(run))
-    shown = [s for traces in steps for s in _shown(traces.stories, others)]
-    places = {(s.step, s.rollout.get("evidence")): i for i, s in reversed(list(enumerate(shown)))}
-    last = max([row["step"] for row in rows], default=0)
+    chosen = LEVELS[level]
+    texts = Texts(chosen.characters)
+    lives, stories, left_out = Lives(), list[dict[str, Any]](), 0
+    places: dict[Any, int] = {}
+    playbooks: list[int] = []
+    for number, traces in enumerate(read_steps(run)):
+        lives.step(traces)
+        playbooks += [traces.step] if traces.playbook is not None else []
+        shown = _shown(traces.stories, chosen) if number % chosen.every == 0 else []
+        left_out += len(traces.stories) - len(shown)
+        for story in shown:
+            places.setdefault((traces.step, story.rollout.get("evidence")), len(stories))
+            stories.append(_story(story, texts, chosen))
     return {
         "name": run.resolve().name,
         "headline": headline(run, config, rows),
         "config": _settings(config),
-        "last": last,
+        "last": max([row["step"] for row in rows], default=0),
         "steps": config.train.steps,
         "complete": (run / "done.json").is_file(),
         "cost": cost(rows),
         "curves": curves(rows),
         "warnings": warnings(run),
         "answers": answers(run, texts),
-        "playbook": _playbook(steps, places),
-        "stories": [_story(story, texts, prompts) for story in shown],
-        "left_out": sum(len(traces.stories) for traces in steps) - len(shown),
+        "playbook": {
+            "steps": playbooks,
+            "lessons": [_lesson(lesson, places) for lesson in lives.lessons],
+        },
+        "stories": stories,
+        "left_out": left_out,
         "level": level,
         "texts": texts.all(),
-        "has_steps": any(map(is_step, rows)),
     }
 
 
-def _shown(stories: Sequence[Story], others: int | None) -> list[Story]:
-    """Those with token numbers, and some of the others."""
-    if others is None:
-        return list(stories)
-    plain = [story for story in stories if story.tokens is None][:others]
-    return [story for story in stories if story.tokens is not None or story in plain]
+def _shown(stories: Sequence[Story], level: Level) -> list[Story]:
+    """Some with token numbers, and some of the others, in their order."""
+    numbered = [i for i, story in enumerate(stories) if story.tokens is not None]
+    plain = [i for i, story in enumerate(stories) if story.tokens is None]
+    return [stories[i] for i in sorted(numbered[: level.numbered] + plain[: level.plain])]
 
 
 def _settings(config: RunConfig) -> list[tuple[str, str]]:
@@ -128,13 +167,6 @@ def _prompt(record: Record) -> str:
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
 
 
-def _playbook(steps: Sequence[StepTraces], places: Mapping[Any, int]) -> dict[str, Any]:
-    return {
-        "steps": [traces.step for traces in steps if traces.playbook is not None],
-        "lessons": [_lesson(lesson, places) for lesson in lessons(steps)],
-    }
-
-
 def _lesson(lesson: Lesson, places: Mapping[Any, int]) -> dict[str, Any]:
     moments = [
         [m.step, m.what, m.detail, places.get((m.step, m.evidence)), m.evidence.rpartition("/")[0]]
@@ -153,7 +185,7 @@ def _lesson(lesson: Lesson, places: Mapping[Any, int]) -> dict[str, Any]:
     }
 
 
-def _story(story: Story, texts: Texts, prompts: bool) -> dict[str, Any]:
+def _story(story: Story, texts: Texts, level: Level) -> dict[str, Any]:
     rollout = story.rollout
     return {
         "step": story.step,
@@ -168,13 +200,13 @@ def _story(story: Story, texts: Texts, prompts: bool) -> dict[str, Any]:
         "prompt": texts(_prompt(rollout)),
         "response": texts(rollout.get("response")),
         "feedback": texts(rollout.get("feedback")),
-        "rejected": list(story.rejected),
+        "rejected": story.rejected,
         "loss": story.loss,
         "written": [
-            _written(kind, record, texts, prompts) for kind, record in story.written.items()
+            _written(kind, record, texts, level.prompts) for kind, record in story.written.items()
         ],
         "teacher": _teacher(story.teacher, texts),
-        "numbers": _numbers(story.tokens),
+        "numbers": _numbers(story.tokens, level),
     }
 
 
@@ -213,8 +245,12 @@ def _teacher(record: Record | None, texts: Texts) -> list[tuple[str, int | None]
     return [(name, texts(piece)) for name, piece in pieces if piece]
 
 
-def _numbers(record: Record | None) -> dict[str, Any] | None:
+def _numbers(record: Record | None, level: Level) -> dict[str, Any] | None:
     if record is None:
         return None
-    names = ("texts", "student", "teacher", "loss", "student_top", "teacher_top")
-    return {name: record[name] for name in names}
+    names = ("texts", "student", "teacher", "loss")
+    numbers = {name: record[name] and record[name][: level.tokens] for name in names}
+    for name in ("student_top", "teacher_top"):
+        rows = record[name]
+        numbers[name] = rows and [row[: level.alternatives] for row in rows[: level.tokens]]
+    return numbers
