@@ -114,7 +114,8 @@ def main():
     measure("lab", more, options.steps, meter)
     with tempfile.TemporaryDirectory() as place:
         large = [("model.path", str(large_vocabulary(place, options.vocabulary)))]
-        measure(f"vocabulary of {options.vocabulary}", large + more, max(2, options.steps // 3), meter)
+        fewer = max(2, options.steps // 3)
+        measure(f"vocabulary of {options.vocabulary}", large + more, fewer, meter)
 
 
 if __name__ == "__main__":

@@ -382,12 +382,6 @@ class RunConfig(Part):
         default_factory=TracesConfig, description="what `resd report` shows beside the metrics"
     )
 
-    @field_validator("traces", mode="before")
-    @classmethod
-    def _traces(cls, value: Any) -> Any:
-        """`traces = false`, as every version wrote it, and `traces = true`."""
-        return {"keep": value} if isinstance(value, bool) else value
-
     @field_validator("stream")
     @classmethod
     def _names(cls, stream: list[StreamPart]) -> list[StreamPart]:

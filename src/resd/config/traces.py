@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from resd.config.part import Part
 
@@ -27,3 +29,8 @@ class TracesConfig(Part):
     characters: int = Field(
         65536, ge=100, description="most characters of a text; the middle of a longer one goes"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {"keep": value} if isinstance(value, bool) else value
