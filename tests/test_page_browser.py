@@ -140,7 +140,7 @@ def test_the_playbook_is_shown_as_it_was(open_page: Open, page: Path) -> None:
     assert "died at step 2: no reflection found a use for it" in text(seen, ".lives")
     first = seen.find_element("css selector", "#lesson-sai-00001 .lesson")
     first.send_keys(Keys.ENTER)
-    assert "step 1: written by a curation , from train-0" in text(seen, ".lives .more")
+    assert "step 1: written by a curation, from train-0" in text(seen, ".lives .more")
     assert "step 2: dropped (no reflection found a use for it)" in text(seen, ".lives .more")
 
 

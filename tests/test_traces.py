@@ -42,7 +42,11 @@ def test_true_and_false_still_say_whether_traces_are_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("traces", "some", "traces on the command line"),
+        (
+            "traces",
+            "some",
+            "it is true, false, or a table of settings",
+        ),
         ("traces.response", 4, "did you mean responses?"),
         ("traces.characters", 1, "traces.characters"),
     ],

@@ -33,4 +33,8 @@ class TracesConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
-        return {"keep": value} if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return {"keep": value}
+        if not isinstance(value, dict):
+            raise ValueError("it is true, false, or a table of settings such as traces.responses")
+        return value

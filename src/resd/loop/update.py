@@ -223,7 +223,7 @@ class PolicyUpdate:
             tokens = Tokens(now, old[span], advantages[span], theirs)
             numbers: dict[str, torch.Tensor] = {}
             loss = self.method.per_token(tokens, logits, numbers)
-            if first and self._watch is not None and micro.watched:
+            if self._watch is not None and micro.watched:
                 self._watch.chunk(micro.watched, span, ids[span], now, loss, logits, theirs)
             with torch.no_grad():
                 numbers["entropy"] = entropy(logits)

@@ -40,16 +40,16 @@ function life_bar(lesson, steps, now) {
 }
 
 function lesson_details(lesson) {
-  const happened = [];
+  const happened = new Map();
   for (const [step, what, detail, story, example] of lesson.moments) {
-    const last = happened[happened.length - 1];
-    if (last && what === "tagged" && last.step === step && last.detail === detail) { last.times += 1; last.stories.push([story, example]); continue; }
-    happened.push({ step, what, detail, times: 1, stories: [[story, example]] });
+    const key = JSON.stringify([step, what, detail]);
+    if (!happened.has(key)) happened.set(key, { step, what, detail, from: [] });
+    if (example) happened.get(key).from.push(story_link(story, example));
   }
-  return el("ul", { class: "small" }, happened.map((m) => el("li", null, `step ${m.step}: ${MOMENTS[m.what] || m.what} `,
-    m.what === "rewritten" ? el("span", { class: "was" }, m.detail) : m.what === "dropped" ? `(${lesson.reason})` : m.detail,
-    m.times > 1 ? ` ${m.times} times` : "",
-    m.stories[0][1] ? [", from ", m.stories.slice(0, 4).map(([story, example], i) => [i ? ", " : "", story_link(story, example)])] : "")));
+  const said = (m) => (m.what === "rewritten" ? [" ", el("span", { class: "was" }, m.detail)]
+    : m.what === "dropped" ? ` (${lesson.reason})` : m.detail && ` ${m.detail}`);
+  return el("ul", { class: "small" }, [...happened.values()].map((m) => el("li", null, `step ${m.step}: ${MOMENTS[m.what] || m.what}`, said(m),
+    m.from.length > 1 && `, ${m.from.length} times`, m.from.length ? [", from ", m.from.slice(0, 6).map((link, i) => [i ? ", " : "", link]), m.from.length > 6 && ", …"] : "")));
 }
 
 const ORDERS = {
