@@ -146,8 +146,9 @@ def snapshot(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if file.name in ("identity.json", "checksums.json"):
-            continue  # the one names the run, the other the bytes of what is compared below
+        if file.name in ("identity.json", "checksums.json", "warnings.jsonl"):
+            # The run's name, the bytes of what is compared below, what every process had to say.
+            continue
         if file.is_dir():
             found[name] = "directory"
         elif file.name == ".metadata" and file.parent.name == "tensors":

@@ -101,11 +101,11 @@ def test_a_run_whose_output_nobody_reads_comes_to_its_end(tiny_model, tmp_path):
 
 
 def test_traces_that_cannot_be_written_are_given_up(train_words, tmp_path, monkeypatch, capsys):
-    def trace(self, step, records):
+    def trace(self, what, step, records):
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(RunDirectory, "trace", trace)
     assert main(train_words("sdpo")) == 0
-    assert capsys.readouterr().err.count("no more traces from step 1 on: the disk is full") == 1
+    assert capsys.readouterr().err.count("no more traces from step 0 on: the disk is full") == 1
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[-1])["step"] == 4

@@ -44,7 +44,7 @@ def test_one_step_is_measured(
         )
     found = calibrate.calibrate(config(tiny_model, trackers=["wandb"], train__batch_size=2))
     used, *rest = calls
-    assert (used.trackers, used.traces) == ([], False)
+    assert (used.trackers, used.traces.keep) == ([], False)
     gpu = ["reset_peak_memory_stats", 1, "max_memory_allocated", "get_device_name"]
     assert rest == (gpu if kind == "cuda" else [1])
     assert (found.device, found.peak) == (("A card", 7) if kind == "cuda" else (kind, None))

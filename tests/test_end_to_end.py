@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from resd.cli import main
 from resd.models.load import LAB_MODEL
+from resd.runs.traces import read_traces, trace_files
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -44,9 +45,8 @@ def test_a_model_learns_a_language_that_it_has_never_seen(run):
 def test_the_reflections_are_the_models_own(run):
     """Prompts and outputs are traced; lessons that no reflection stated are not in the playbook."""
     written = []
-    for file in sorted((run / "traces").iterdir()):
-        for line in file.read_text().splitlines():
-            record = json.loads(line)
+    for _, file in trace_files(run):
+        for record in read_traces(file):
             if record["kind"] == "reflection":
                 assert record["prompt"][0]["content"].startswith("reflect")
                 written.append(record["output"])

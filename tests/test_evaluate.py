@@ -123,6 +123,13 @@ def test_a_prompt_that_does_not_fit_is_left_out_and_counted() -> None:
     assert four(nothing) == (0.0, 0.0, 0.0, 0.0)
 
 
+def test_the_first_answer_to_each_problem_can_be_kept_and_tokens_are_counted() -> None:
+    result = judged(["PF", "FP", "HP"])
+    kept = result.first_answers[""]
+    assert [(r.example.id, r.passed) for r in kept] == [("e0", True), ("e1", False), ("e2", False)]
+    assert result.tokens == sum(2 * len(r.completion.token_ids) for r in kept) > 0
+
+
 def test_only_the_first_examples_are_used() -> None:
     result = judged(["P", "F", "P", "P"], {"max_examples": 2})
     assert (result.problems, result.mean) == (2, 0.5)
@@ -137,7 +144,9 @@ def test_the_sampling_is_that_of_the_config_and_every_seed_is_new() -> None:
 
 
 def test_the_row() -> None:
-    result = Evaluation(0.1, 0.2, 0.3, 0.4, 5, 6, 0.7, 8, 9, baselines={"x": Baseline(0.5, 0.6)})
+    result = Evaluation(
+        0.1, 0.2, 0.3, 0.4, 5, 6, 0.7, 8, 9, baselines={"x": Baseline(0.5, 0.6)}, tokens=70
+    )
     assert result.row() == {
         "eval/mean@5": 0.1,
         "eval/best@5": 0.2,
@@ -147,6 +156,7 @@ def test_the_row() -> None:
         "eval/problems": 6,
         "eval/skipped": 8,
         "eval/env_failed": 9,
+        "tokens/evaluation": 70,
         "baseline/x": 0.5,
         "baseline_cases/x": 0.6,
     }

@@ -33,15 +33,15 @@ def seen(
 ) -> list[Sections | None]:
     """What the teacher sees for each rollout; None for one that does not teach."""
     shown: list[Sections] = []
-    real = made.services.builder.teacher
+    real = made.services.builder.teacher_and_spans
 
     def teacher(example: Any, sections: Sections) -> Any:
         shown.append(sections)
         return real(example, sections)
 
-    made.services.builder.teacher = teacher
+    made.services.builder.teacher_and_spans = teacher
     found, _ = samples(made, batch, reflections)
-    made.services.builder.teacher = real
+    made.services.builder.teacher_and_spans = real
     order = iter(shown)
     return [next(order) if sample is not None else None for sample in found]
 

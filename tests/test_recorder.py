@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from resd.config import TracesConfig
 from resd.loop.clock import Clock
+from resd.loop.evaluate import Evaluation
 from resd.loop.recorder import Recorder, step_row
 from resd.methods.base import StepReport
 from resd.runs.atomic import StorageError
@@ -75,54 +77,66 @@ class Run:
     def log(self, row: Any) -> None:
         self.written.append(row)
 
-    def trace(self, step: int, records: list[Any]) -> None:
+    def trace(self, what: str, step: int, records: list[Any]) -> None:
         if self.error is not None:
             raise self.error
-        self.written.append((step, list(records)))
+        self.written.append((what, step, list(records)))
 
     def save_artifacts(self, artifacts: Any) -> None:
         self.written.append(artifacts)
 
 
+def recorder(run: Run, warn: Any, keep: bool = True) -> Recorder:
+    return Recorder(run, TracesConfig(keep=keep), str, main=True, warn=warn)  # type: ignore[arg-type]
+
+
 def test_a_step_is_written_and_its_traces_are_its_own() -> None:
     run, said = Run(), list[str]()
-    recorder = Recorder(run, traces=True, warn=said.append)  # type: ignore[arg-type]
-    recorder.trace("reflect", "e", output="why")
+    made = recorder(run, said.append)
+    made.trace("reflect", "e", output="why")
     passed = rollout(Outcome(1.0, True, "well", 4, 4, {}), 2, False)
-    recorder.step(3, [passed, rollout(None, 2, False)], {"step": 3}, {"playbook.md": "x"})
-    recorder.step(4, [], {"step": 4}, {})
-    said_of = {"kind": "rollout", "example": "e", "response": "text"}
-    assert run.written == [
-        {"step": 3},
-        (
-            3,
-            [
-                {"kind": "reflect", "example": "e", "output": "why"},
-                {**said_of, "passed": True, "feedback": "well"},
-                {**said_of, "passed": False, "feedback": None},
-            ],
-        ),
-        {"playbook.md": "x"},
-        {"step": 4},
-        (4, []),
-        {},
-    ]
+    made.step(3, [passed, rollout(None, 2, False)], {"step": 3}, {"playbook.md": "x"})
+    made.step(4, [], {"step": 4}, {})
+    first, traced, artifacts, second, nothing, none = run.written
+    assert (first, second) == ({"step": 3}, {"step": 4})
+    assert (artifacts, none) == ({"playbook.md": "x"}, {})
+    assert nothing == ("step", 4, [])
+    assert traced[:2] == ("step", 3)
+    reflection, good, failed = traced[2]
+    assert reflection == {"kind": "reflect", "example": "e", "output": "why"}
+    names = ("kind", "example", "response", "passed", "feedback", "reward")
+    assert [good[name] for name in names] == ["rollout", "e", "text", True, "well", 1.0]
+    assert [failed[name] for name in names] == ["rollout", "e", "text", False, None, None]
     assert not said
+
+
+def test_answers_of_an_evaluation_are_written() -> None:
+    run = Run()
+    answers = [rollout(Outcome(0.0, False, "no"), 2, False) for _ in range(9)]
+    numbers = dict.fromkeys(("mean", "best", "case_mean", "case_best", "truncated"), 0.0)
+    whole = dict.fromkeys(("samples", "problems", "skipped", "failed"), 1)
+    result = Evaluation(**numbers, **whole, first_answers={"": answers})  # type: ignore[arg-type]
+    recorder(run, pytest.fail).evaluated(7, result)
+    ((what, step, records),) = run.written
+    assert (what, step, len(records)) == ("evaluation", 7, TracesConfig().answers)
+    assert {(r["kind"], r["response"]) for r in records} == {("answer", "text")}
+    recorder(run, pytest.fail, keep=False).evaluated(8, result)
+    assert len(run.written) == 1
 
 
 def test_without_traces_there_are_none() -> None:
     run = Run()
-    recorder = Recorder(run, traces=False, warn=pytest.fail)  # type: ignore[arg-type]
-    recorder.trace("reflect", "e")
-    recorder.step(1, [rollout(None, 2, False)], {"step": 1}, {})
+    made = recorder(run, pytest.fail, keep=False)
+    made.trace("reflect", "e")
+    made.step(1, [rollout(None, 2, False)], {"step": 1}, {})
     assert run.written == [{"step": 1}, {}]
 
 
 @pytest.mark.parametrize("error", [StorageError("full"), ValueError("odd"), TypeError("odd")])
 def test_traces_that_fail_are_given_up_and_said_once(error: Exception) -> None:
     run, said = Run(error), list[str]()
-    recorder = Recorder(run, traces=True, warn=said.append)  # type: ignore[arg-type]
+    made = recorder(run, said.append)
     for step in (1, 2):
-        recorder.step(step, [rollout(None, 2, False)], {"step": step}, {"a": "b"})
+        made.step(step, [rollout(None, 2, False)], {"step": step}, {"a": "b"})
     assert said == [f"no more traces from step 1 on: {error}"]
     assert run.written == [{"step": 1}, {"a": "b"}, {"step": 2}, {"a": "b"}]

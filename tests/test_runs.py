@@ -77,8 +77,9 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     steps = [row["step"] for row in read_metrics(finished)]
     assert steps == [0, 1, 1, 2, 2]
     assert sorted(p.name for p in (finished / "traces").iterdir()) == [
-        "step-000001.jsonl",
-        "step-000002.jsonl",
+        *(f"evaluation-00000{step}.jsonl.gz" for step in (0, 1, 2)),
+        "step-000001.jsonl.gz",
+        "step-000002.jsonl.gz",
     ]
 
 

@@ -23,6 +23,7 @@ from resd.loop.trackers import Trackers
 from resd.loop.trainer import Trainer
 from resd.loop.view import LiveView, PlainView
 from resd.runs import RunDirectory, identity
+from resd.runs.traces import read_traces, trace_files
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Done:
         return dict(load_file(self.path / "final" / "model.safetensors"))
 
     def traces(self, kind: str) -> list[dict[str, Any]]:
-        files = sorted((self.path / "traces").iterdir())
-        records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        records = [r for _, file in trace_files(self.path) for r in read_traces(file)]
         return [record for record in records if record["kind"] == kind]
 
 

@@ -108,7 +108,7 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
     high = _USUAL_CHARS_PER_TOKEN * budget
     if len(text) < 2 * high:
         high = len(text)
-    most = count_tokens(_without_middle(text, high))
+    most = count_tokens(without_middle(text, high))
     if most <= budget and high < len(text):
         high = len(text)
         most = count_tokens(text)
@@ -124,7 +124,7 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
         if round_ % 3 == 2 or not low < keep < high:
             # A count that is far from a straight line would be crept along.
             keep = (low + high) // 2 if round_ % 3 == 2 else min(max(keep, low + 1), high - 1)
-        cut = _without_middle(text, keep)
+        cut = without_middle(text, keep)
         count = count_tokens(cut)
         if count <= budget:
             low, least, best = keep, count, cut
@@ -133,7 +133,7 @@ def shorten(text: str, budget: int, count_tokens: CountTokens) -> str:
     return best
 
 
-def _without_middle(text: str, keep: int) -> str:
+def without_middle(text: str, keep: int) -> str:
     """`keep` characters of a text, two thirds of them its head, with a mark where some are cut."""
     if keep >= len(text):
         return text

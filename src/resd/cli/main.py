@@ -1,4 +1,4 @@
-"""The command line: resd train | eval | compare | playbook | tasks | probe | retention | ..."""
+"""The command line: resd train, eval, compare, report and the others that --help lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, lab, probe, retention, tasks
+from resd.cli import doctor, lab, probe, report, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     retention.add_arguments(
         commands.add_parser("retention", help="what a model can do that no task taught it")
     )
+    report.add_commands(commands)
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser
@@ -304,6 +305,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="directory")
+    parser.add_argument("--report", action="store_true", help="write a page of it, and of each run")
     parser.set_defaults(run=_compare)
 
 
@@ -312,9 +314,11 @@ def _compare(options: argparse.Namespace) -> int:
 
     shared = [_assignment(text) for text in options.set]
     variants = parse_variants(options.methods, options.variant, _assignment)
-    return compare(
-        options.config, variants, parse_seeds(options.seeds), shared, options.jobs, options.output
-    )
+    seeds = parse_seeds(options.seeds)
+    code = compare(options.config, variants, seeds, shared, options.jobs, options.output)
+    if options.report and (options.output / "results.json").is_file():
+        report.write(options.output, options.output / "report.html")
+    return code
 
 
 def _assignment(text: str) -> tuple[str, Any]:

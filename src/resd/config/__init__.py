@@ -33,6 +33,7 @@ from resd.config.run import (
     TrainConfig,
 )
 from resd.config.stream import StreamPart
+from resd.config.traces import TracesConfig
 
 __all__ = [
     "ENGINES",
@@ -56,6 +57,7 @@ __all__ = [
     "StreamPart",
     "SwitchConfig",
     "TeacherConfig",
+    "TracesConfig",
     "TrainConfig",
     "load_config",
     "merge",

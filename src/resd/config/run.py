@@ -21,6 +21,7 @@ from resd.config.checkpoint import CheckpointConfig
 from resd.config.handoff import SwitchConfig
 from resd.config.part import Part
 from resd.config.stream import StreamPart
+from resd.config.traces import TracesConfig
 from resd.context import ContextBudgets, PlaybookConfig
 from resd.errors import close_to
 
@@ -377,7 +378,9 @@ class RunConfig(Part):
     trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
         default_factory=list, description="trackers of accelerate, besides metrics.jsonl"
     )
-    traces: bool = Field(True, description="keep rollouts, reflections and teacher prompts")
+    traces: TracesConfig = Field(
+        default_factory=TracesConfig, description="what `resd report` shows beside the metrics"
+    )
 
     @field_validator("stream")
     @classmethod

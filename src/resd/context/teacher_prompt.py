@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
+from resd.context.spans import Span, section_spans
 from resd.context.templates import Templates
 from resd.text import CountTokens, clip, fenced, one_line, printable, shorten
 from resd.types import ChatMessage, Example
@@ -105,6 +106,28 @@ class PromptBuilder:
         """
         return self._fit("teacher", example, sections)
 
+    def teacher_and_spans(
+        self, example: Example, sections: Sections
+    ) -> tuple[list[ChatMessage], list[Span]] | None:
+        """The self-teacher's prompt, and where in its last message each section stands."""
+        fitted = self._fitted("teacher", example, sections)
+        if fitted is None:
+            return None
+        messages, shown = fitted
+        spans = section_spans(
+            messages[-1]["content"],
+            self.templates.guard(example.prompt[-1]["content"]),
+            [entry.content for entry in shown.playbook],
+            [
+                ("trial", shown.trial),
+                ("feedback", shown.feedback),
+                ("reflection", shown.reflection.what_went_wrong),
+                ("reflection", shown.reflection.what_to_do),
+                ("solution", shown.solution),
+            ],
+        )
+        return messages, spans
+
     def reflect(self, example: Example, sections: Sections) -> list[ChatMessage] | None:
         """The reflector's prompt: playbook, the example's messages, trial and feedback.
 
@@ -130,6 +153,13 @@ class PromptBuilder:
         return self._fit("review", example, sections)
 
     def _fit(self, name: str, example: Example, given: Sections) -> list[ChatMessage] | None:
+        fitted = self._fitted(name, example, given)
+        return fitted[0] if fitted else None
+
+    def _fitted(
+        self, name: str, example: Example, given: Sections
+    ) -> tuple[list[ChatMessage], Sections] | None:
+        """The prompt, and the sections as it shows them."""
         subjects = [subject for subject in _SUBJECTS.get(name, ()) if getattr(given, subject)]
         sections, round_ = self._within_budgets(given), 0
         while True:
@@ -138,7 +168,7 @@ class PromptBuilder:
             messages = self._render(name, example, sections)
             excess = self._count_chat(messages) - self.max_tokens
             if excess <= 0:
-                return messages
+                return messages, sections
             # A tokenizer may count parts and whole so differently that cuts come to nothing: after
             # some rounds whole sections go.
             round_ += 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from resd.config import ResdConfig, RunConfig
+from resd.config import ResdConfig, RunConfig, TracesConfig
 from resd.config.paths import anchored
 from resd.errors import UserError
 from resd.loop.clock import describe_phases
@@ -81,7 +81,7 @@ def calibrate(config: RunConfig) -> Calibration:
     why = _missing(config)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        plain = {"output": place / "run", "trackers": [], "traces": False}
+        plain = {"output": place / "run", "trackers": [], "traces": TracesConfig(keep=False)}
         used = config.model_copy(update=plain, deep=True)
         if why:
             used = _stand_in(used, place / "model")

@@ -14,7 +14,7 @@ from resd.loop.rollouts import Sampler
 from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
 from resd.tasks.scoring import Scorer
-from resd.types import Example, Outcome
+from resd.types import Example, Outcome, Rollout
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Evaluation:
         baselines: the environment's trivial strategies, by name.
         retention: fraction passed of each group of what is to be kept.
         tasks: mean@n of each task of a stream.
+        tokens: generated for the answers.
+        first_answers: by task, the first sample of each problem, in their order.
     """
 
     mean: float
@@ -57,6 +59,8 @@ class Evaluation:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     retention: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    first_answers: Mapping[str, Sequence[Rollout]] = field(default_factory=dict, repr=False)
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -70,6 +74,7 @@ class Evaluation:
             "eval/problems": self.problems,
             "eval/skipped": self.skipped,
             "eval/env_failed": self.failed,
+            "tokens/evaluation": self.tokens,
             **{f"eval/retention/{name}": value for name, value in self.retention.items()},
             **{f"eval/tasks/{name}/mean@{n}": value for name, value in self.tasks.items()},
             **{f"baseline/{name}": b.mean for name, b in self.baselines.items()},
@@ -124,8 +129,11 @@ def evaluate(
     cases = [[_cases(o) for o in group] for group in groups]
     belongs = {example.id: name for name, examples in tests.items() for example in examples}
     of_task: dict[str, list[float]] = {name: [] for name in tests if name}
+    first_answers: dict[str, list[Rollout]] = {name: [] for name in tests}
     for rollout, group in zip(batch.rollouts[::n], tasks, strict=True):
-        if name := belongs[rollout.example.id]:
+        name = belongs[rollout.example.id]
+        first_answers[name].append(rollout)
+        if name:
             of_task[name].append(_mean(group))
     return Evaluation(
         mean=_mean([_mean(group) for group in tasks]),
@@ -141,6 +149,8 @@ def evaluate(
         baselines=baselines or {},
         retention=measure_retention(sampler, retention or Kept(), config.retention_tokens),
         tasks={name: _mean(means) for name, means in of_task.items()},
+        tokens=sum(len(rollout.completion.token_ids) for rollout in batch.rollouts),
+        first_answers=first_answers,
     )
 
 

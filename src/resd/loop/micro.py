@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from resd.loop.token_numbers import Watched
 from resd.methods.base import TeacherStates
 from resd.types import TrainingSample
 
@@ -27,6 +29,7 @@ class Micro:
         old: log-probs under the policy that drew the tokens, from the first update on.
         sampler: log-probs that the sampler reported (NaN where it could not); None if it did not.
         scores: a teacher's that does not move.
+        watched: responses whose tokens are kept.
     """
 
     samples: Sequence[TrainingSample]
@@ -36,6 +39,7 @@ class Micro:
     sampler: Tensor | None
     old: Tensor | None = None
     scores: TeacherStates | None = None
+    watched: Sequence[Watched] = ()
 
     @classmethod
     def of(cls, samples: Sequence[TrainingSample], weights: Sequence[Tensor]) -> Micro:
@@ -55,7 +59,8 @@ class Micro:
 
     def without_weight(self) -> Micro:
         """The same forward passes, for nothing: a process that has no work left takes part so."""
-        return replace(self, weights=torch.zeros_like(self.weights), old=None, scores=None)
+        nothing = torch.zeros_like(self.weights)
+        return replace(self, weights=nothing, old=None, scores=None, watched=())
 
     @property
     def cost(self) -> int:
@@ -64,7 +69,10 @@ class Micro:
 
 
 def micro_batches(
-    samples: Sequence[TrainingSample], weights: Sequence[Tensor], budget: int
+    samples: Sequence[TrainingSample],
+    weights: Sequence[Tensor],
+    budget: int,
+    watched: Mapping[int, int] | None = None,
 ) -> list[Micro]:
     """Cut a batch into micro-batches; alike lengths go together.
 
@@ -72,6 +80,7 @@ def micro_batches(
         samples: that teach.
         weights: of the tokens of each.
         budget: most tokens of a forward pass, padding included; a longer sample stands alone.
+        watched: samples whose tokens are kept, and their places in the batch.
     """
     order = sorted(range(len(samples)), key=lambda i: (_length(samples[i]), i))
     groups: list[list[int]] = []
@@ -80,7 +89,19 @@ def micro_batches(
             groups[-1].append(i)
         else:
             groups.append([i])
-    return [Micro.of([samples[i] for i in g], [weights[i] for i in g]) for g in groups]
+    micros = [Micro.of([samples[i] for i in g], [weights[i] for i in g]) for g in groups]
+    for micro, group in zip(micros, groups, strict=True):
+        micro.watched = _watched(group, samples, watched or {})
+    return micros
+
+
+def _watched(
+    group: Sequence[int], samples: Sequence[TrainingSample], watched: Mapping[int, int]
+) -> list[Watched]:
+    ends = list(accumulate(len(samples[i].response_ids) for i in group))
+    starts = [0, *ends]
+    spans = zip(group, starts, ends, strict=False)
+    return [Watched(watched[i], start, end) for i, start, end in spans if i in watched]
 
 
 def padding(micros: Sequence[Micro]) -> float:

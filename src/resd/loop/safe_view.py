@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from resd.config import RunConfig
 from resd.loop.evaluate import Evaluation
 from resd.loop.view import RunView
+from resd.runs.atomic import StorageError
 
 
 class SafeView:
@@ -18,10 +20,14 @@ class SafeView:
 
     Nobody may read the output any more, the terminal may be gone, the disk that it is written to
     full. What was learnt is in the run directory all the same.
+
+    Args:
+        view: what a person sees.
+        keep: told of every warning.
     """
 
-    def __init__(self, view: RunView) -> None:
-        self._view = view
+    def __init__(self, view: RunView, keep: Callable[[str], None] = lambda text: None) -> None:
+        self._view, self._keep = view, keep
         self._works = True
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
@@ -41,7 +47,9 @@ class SafeView:
         self._try(lambda: self._view.evaluated(step, result))
 
     def warn(self, text: str) -> None:
-        """Something was skipped."""
+        """Something was skipped; kept too, for those who look at the run later."""
+        with suppress(StorageError):  # whoever writes next says that the disk is full
+            self._keep(text)
         self._try(lambda: self._view.warn(text))
 
     def finished(self, path: Path, best: int, evaluations: Sequence[Mapping[str, float]]) -> None:

@@ -62,14 +62,19 @@ class Trainer:
     ) -> None:
         self.backend = backend or Local()
         main = self.backend.main
-        self.setup, self.run, self.view = setup, run, SafeView(view if main else MuteView())
+        self.setup, self.run, self.progress = setup, run, Progress()
+        self.view = SafeView(
+            view if main else MuteView(), lambda text: run.warned(self.progress.step, text)
+        )
         self.config: RunConfig = setup.config
         config = self.config
         for warning in setup.warnings:
             self.view.warn(warning)
         seed_everything(config.seed)
         self.clock = Clock()
-        self.recorder = Recorder(run, traces=config.traces and main, warn=self.view.warn)
+        self.recorder = Recorder(
+            run, config.traces, setup.tokenizer.decode, main=main, warn=self.view.warn
+        )
         self.course = Course(setup.stages, config.train, config.seed)
         # A teacher that does not move starts from the model the run started from.
         self.student = Student(config.model, setup.tokenizer, self.backend, self.view.warn)
@@ -115,10 +120,10 @@ class Trainer:
             warn=self.view.warn,
             backend=self.backend,
             anchors=self.anchors,
+            traces=config.traces,
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
-        self.progress = Progress()
         self._told_outside = False
         checkpoints = run.checkpoints()
         if checkpoints:
@@ -196,7 +201,8 @@ class Trainer:
         samples = self.method.samples(rollouts, notes, report)  # 4: teacher context
         with self.clock.phase("update"):
             self.sampler.rest()
-            if self.update.run(samples, report):  # 5, 6: policy update, teacher sync
+            watched = self.recorder.watched(rollouts, samples)
+            if self.update.run(samples, report, watched):  # 5, 6: policy update, teacher sync
                 self.sampler.student_changed()
         self.backend.agree(
             "what the method remembers", lambda: json.dumps(self.method.state_dict())
@@ -248,10 +254,7 @@ class Trainer:
         else:
             with teacher.model() as weights:
                 outputs = self.sampler.generate(requests, weights)
-        for item, output in zip(wanted, outputs, strict=True):
-            self.recorder.trace(
-                what, item.about.example.id, prompt=list(item.prompt), output=output.text
-            )
+        self.recorder.written(what, wanted, outputs)
         return outputs
 
     # -- evaluation --------------------------------------------------------------------------
@@ -284,6 +287,7 @@ class Trainer:
         self.progress.evaluations.append({"step": step, **result.ranked()})
         row = {"step": step, "rollouts": self.progress.totals["rollouts"], **result.row()}
         self.run.log(row)
+        self.recorder.evaluated(step, result)
         self.trackers.log(step, row)
         self.view.evaluated(step, result)
         kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
@@ -302,10 +306,11 @@ class Trainer:
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
         self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
+        report.metrics |= self.recorder.tokens_written(rollouts)
         row = step_row(step, totals["rollouts"], rollouts, report, self.clock)
         with self.clock.phase("save"):
             artifacts = self.method.artifacts(f"Playbook of {self.config.task}, step {step}")
-            self.recorder.step(step, rollouts, row, artifacts)
+            self.recorder.step(step, rollouts, row, artifacts, report.tokens)
         self.trackers.log(step, row)
         self.view.stepped(step, row, report.lesson)
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from resd.backend import Backend, Local, local_part, whole_tensor
-from resd.config import TrainConfig
+from resd.config import TracesConfig, TrainConfig
 from resd.distill import entropy, token_weights
 from resd.distill.chunked import chunked_loss
 from resd.loop.anchors import Anchors
 from resd.loop.masters import Masters
 from resd.loop.micro import Micro, micro_batches, padding
 from resd.loop.optimizer import make_optimizer
+from resd.loop.token_numbers import Watch
 from resd.methods.base import Method, StepReport, TeacherStates, Tokens
 from resd.models.head import LogitHead, response_states
 from resd.types import TrainingSample
@@ -46,6 +47,7 @@ class PolicyUpdate:
         warn: told what a run should know of its first update.
         backend: the processes that share the work.
         anchors: stand beside every optimiser step, if there are any.
+        traces: how much is kept of the tokens that are watched.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class PolicyUpdate:
         warn: Callable[[str], None] = lambda text: None,
         backend: Backend | None = None,
         anchors: Anchors | None = None,
+        traces: TracesConfig | None = None,
     ) -> None:
         self.student = student
         self.masters = masters
@@ -74,22 +77,35 @@ class PolicyUpdate:
         self._backend = backend or Local()
         self._anchors = anchors
         self._checked = self._keep_scores = False
+        self._traces = traces or TracesConfig()
+        self._watch: Watch | None = None
 
-    def run(self, samples: Sequence[TrainingSample | None], report: StepReport) -> bool:
+    def run(
+        self,
+        samples: Sequence[TrainingSample | None],
+        report: StepReport,
+        watched: Collection[int] = (),
+    ) -> bool:
         """`updates_per_batch` optimiser steps on the samples that teach.
 
-        None stands for a sample that teaches nothing: it costs no forward pass, and counts in
-        the denominator of the `released` aggregation alone.
+        Args:
+            samples: None stands for one that teaches nothing: it costs no forward pass, and counts
+                in the denominator of the `released` aggregation alone.
+            report: takes metrics, and the numbers of watched tokens.
+            watched: places of samples whose tokens are kept, as they are at the first update.
 
         Returns:
             Whether the weights are others now.
         """
         taught = [sample for sample in samples if sample is not None]
+        places = [place for place, sample in enumerate(samples) if sample is not None]
         report.metrics["train/taught"] = len(taught) / max(1, len(samples))
         if not taught:
             return False
         budget = self.config.micro_batch_tokens
-        micros = micro_batches(taught, self._token_weights(samples), budget)
+        kept = {i: place for i, place in enumerate(places) if place in watched}
+        self._watch = Watch(self._traces.tokens, self._traces.alternatives) if kept else None
+        micros = micro_batches(taught, self._token_weights(samples), budget, kept)
         report.metrics["train/padding"] = padding(micros)
         # A turn without work still takes part in gathering the weights.
         turns = [
@@ -103,12 +119,21 @@ class PolicyUpdate:
             row = self._step(turns, report.counts, first=number == 0)
             if row is not None:
                 rows.append(row)
+            if number == 0 and kept:
+                self._tell_tokens(report)
         for key in rows[0] if rows else ():
             report.metrics[f"train/{key}"] = sum(row[key] for row in rows) / len(rows)
         if rows and "sampler_gap" in rows[0]:
             # Later updates on the batch are of a policy that has moved.
             report.metrics["train/sampler_gap"] = rows[0]["sampler_gap"]
         return bool(rows)
+
+    def _tell_tokens(self, report: StepReport) -> None:
+        """What every process has seen of the watched responses."""
+        found = self._watch.taken() if self._watch else {}
+        self._watch = None
+        for part in self._backend.spread(range(self._backend.world), lambda _: found):
+            report.tokens |= part
 
     def _token_weights(self, samples: Sequence[TrainingSample | None]) -> list[torch.Tensor]:
         """The weight of every token of every taught sample, over the whole batch."""
@@ -198,6 +223,8 @@ class PolicyUpdate:
             tokens = Tokens(now, old[span], advantages[span], theirs)
             numbers: dict[str, torch.Tensor] = {}
             loss = self.method.per_token(tokens, logits, numbers)
+            if self._watch is not None and micro.watched:
+                self._watch.chunk(micro.watched, span, ids[span], now, loss, logits, theirs)
             with torch.no_grad():
                 numbers["entropy"] = entropy(logits)
                 numbers["ratio"] = (now - old[span]).exp()

@@ -28,7 +28,7 @@ class RunView(Protocol):
     """Told of everything that happens in a run."""
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
-        """The run starts, or goes on after `step`."""
+        """The run starts, or goes on after `step`; 0 steps in all are not known ones."""
 
     def progress(self, done: int, total: int) -> None:
         """So many of the responses that are asked for are there."""
@@ -85,23 +85,25 @@ class PlainView:
         self._steps, self._first, self._began = steps, step, time.monotonic()
         self._heard = self._began
         where = f" from step {step}" if step else ""
-        self._say(
-            f"{config.method.name} on {config.task}, {steps} steps{where}, seed {config.seed}"
-        )
+        length = f", {steps} steps" if steps else ""
+        self._say(f"{config.method.name} on {config.task}{length}{where}, seed {config.seed}")
 
     def progress(self, done: int, total: int) -> None:
         if time.monotonic() - self._heard > _SILENCE_S:
             self._say(f"  {done} of {total} responses")
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
-        text = f"step {step}/{self._steps}  passed {row['rollout/passed']:.2f}"
+        of = f"/{self._steps}" if self._steps else ""
+        text = f"step {step}{of}  passed {row['rollout/passed']:.2f}"
         if "train/loss" in row:
             text += f"  loss {row['train/loss']:.4f}"
         if "playbook/entries" in row:
             text += f"  playbook {row['playbook/entries']:.0f}"
-        spent = time.monotonic() - self._began
-        left = spent / max(1, step - self._first) * (self._steps - step)
-        self._say(text + f"  left {left:.0f} s" + (f"  learnt: {lesson}" if lesson else ""))
+        if self._steps:
+            spent = time.monotonic() - self._began
+            left = spent / max(1, step - self._first) * (self._steps - step)
+            text += f"  left {left:.0f} s"
+        self._say(text + (f"  learnt: {lesson}" if lesson else ""))
         if phases := describe_phases(row):
             self._say(f"  seconds: {phases}")
 
@@ -139,7 +141,7 @@ class LiveView:
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         title = escape(one_line(f"{config.method.name} on {config.task}"))
-        self._task = self._progress.add_task(title, total=steps, completed=step)
+        self._task = self._progress.add_task(title, total=steps or None, completed=step)
         self._live.start()
 
     def progress(self, done: int, total: int) -> None:

@@ -105,13 +105,46 @@ class Services:
     copy: Callable[..., torch.nn.Module] | None = None
 
 
+# Tokens and their log-probs, the likeliest first.
+Top = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class TokenNumbers:
+    """Tokens of a response, before the first update on its batch; each list is [n].
+
+    Attributes:
+        ids: the tokens.
+        student: their log-probs under the student.
+        loss: theirs, before the weights of samples and batch.
+        student_top: the student's likeliest tokens at each place.
+        teacher: log-probs under the teacher; None without one.
+        teacher_top: the teacher's likeliest tokens.
+    """
+
+    ids: list[int]
+    student: list[float]
+    loss: list[float]
+    student_top: list[Top]
+    teacher: list[float] | None = None
+    teacher_top: list[Top] | None = None
+
+
 @dataclass
 class StepReport:
-    """What a method tells of one step: numbers, counts by reason, and the last lesson learnt."""
+    """What is told of one step.
+
+    Attributes:
+        metrics: numbers.
+        counts: by reason.
+        lesson: the last one learnt.
+        tokens: of the responses whose tokens are kept, by place in the batch.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     lesson: str = ""
+    tokens: dict[int, TokenNumbers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

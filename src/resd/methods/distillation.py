@@ -99,11 +99,14 @@ class Distillation(Method[Config]):
         if sections is None:
             report.counts["nothing_to_say"] += 1
             return None
-        messages = self.services.builder.teacher(rollout.example, sections)
-        self.services.trace("teacher", rollout.example.id, prompt=messages)
-        if messages is None:
+        prompt = self.services.builder.teacher_and_spans(rollout.example, sections)
+        if prompt is None:
             report.counts["teacher_prompt_too_long"] += 1
             return None
+        messages, spans = prompt
+        self.services.trace(
+            "teacher", rollout.example.id, seed=rollout.seed, prompt=messages, spans=spans
+        )
         return TrainingSample(
             rollout.prompt_ids,
             rollout.completion.token_ids,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 from resd.config import ResdConfig
@@ -76,6 +77,7 @@ class Resd(Distillation[ResdConfig]):
                 self._review([r for r in batch if r.passed], report)
         with self.services.phase("curate"):
             self._curate(batch, reflections, report)
+        self._trace_playbook()
         self._describe(before, report)
         return Notes([reflections.get(i) for i in range(len(batch))])
 
@@ -200,6 +202,15 @@ class Resd(Distillation[ResdConfig]):
         report.metrics["playbook/candidates"] = float(len(self.playbook) - len(shown))
         report.metrics["playbook/tokens"] = float(self.playbook.tokens())
         report.metrics["solutions"] = float(len(self.solutions))
+
+    def _trace_playbook(self) -> None:
+        """The playbook after this update, and what happened to its lessons."""
+        for event in self.playbook.events:
+            self.services.trace("event", **asdict(event))
+        state = self.playbook.state_dict()
+        for entry in state["entries"]:
+            del entry["seen"]  # the events say who voted
+        self.services.trace("playbook", **state)
 
     # -- teacher context (Algorithm 1, line 4) ------------------------------------------------
 

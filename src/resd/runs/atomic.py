@@ -42,11 +42,16 @@ def write_text(path: Path, text: str, *, lasting: bool = True) -> None:
     Raises:
         StorageError: the file cannot be written; the old one is still there.
     """
+    write_bytes(path, text.encode("utf-8"), lasting=lasting)
+
+
+def write_bytes(path: Path, data: bytes, *, lasting: bool = True) -> None:
+    """Replace a file, as `write_text` does."""
     scratch = path.with_name(f".{path.name}.tmp")
     barrier(f"before {path.name}")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            file.write(data)
             file.flush()
             if lasting:
                 os.fsync(file.fileno())

@@ -6,7 +6,8 @@ metrics.jsonl     one line a step, one an evaluation
 notes.txt         what the environment said of itself, if anything (a sandbox that is off)
 anchors.json      the initial model's answers to the prompts of the anchors, as token ids
 playbook.json/md  the playbook, for programs and for people
-traces/           rollouts, reflections, curations, teacher prompts, a file a step
+traces/           what it saw and wrote, a file a step and an evaluation (`resd.runs.traces`)
+warnings.jsonl    what the run warned of, a line each
 checkpoints/      complete states, the newest few, each with its checksums.json
 evaluated/        students at evaluated steps, the best few by rank sum
 best/, final/     models in Hugging Face format
@@ -16,7 +17,6 @@ done.json         written last
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,9 +29,12 @@ from resd.errors import UserError
 from resd.runs import atomic, identity
 from resd.runs.config_file import config_text, read_config
 from resd.runs.rows import append_row, read_metrics, read_rows, write_rows
+from resd.runs.traces import FOLDER, forget_after, write_traces
+from resd.runs.warnings import NAME as WARNINGS
+from resd.runs.warnings import add_warning
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})")
-_FOLDERS = ("checkpoints", "evaluated", "traces")
+_FOLDERS = ("checkpoints", "evaluated", FOLDER)
 # What a crash before the first write that counts leaves behind.
 _STILLBORN = (".lock", ".config.toml.tmp")
 
@@ -204,7 +207,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Take a run that was created but never started away again; release the lock."""
         if self._fresh and not self.checkpoints():
-            for name in ("config.toml", identity.NAME, *_STILLBORN, *_FOLDERS):
+            for name in ("config.toml", identity.NAME, WARNINGS, *_STILLBORN, *_FOLDERS):
                 atomic.remove(self.path / name)
             if self._made:
                 atomic.remove(self.path)
@@ -220,10 +223,14 @@ class RunDirectory:
         """Append a line to metrics.jsonl."""
         append_row(self.path, row)
 
-    def trace(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write the traces of a step; nothing is resumed from them."""
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        atomic.write_text(self._folder("traces") / f"step-{step:06d}.jsonl", text, lasting=False)
+    def trace(self, what: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the traces of a `step` or an `evaluation`; nothing is resumed from them."""
+        self._folder(FOLDER)
+        write_traces(self.path, what, step, records)
+
+    def warned(self, step: int, text: str) -> None:
+        """Keep what the run warned of."""
+        add_warning(self.path, step, text)
 
     def save_artifacts(self, files: Mapping[str, str]) -> None:
         """Write files of a method into the run directory, by name; nothing is resumed from them."""
@@ -245,10 +252,7 @@ class RunDirectory:
         """
         if (self.path / "metrics.jsonl").exists():
             write_rows(self.path, [r for r in read_metrics(self.path) if r["step"] <= step])
-        for number, file in _numbered(self.path / "traces", ".jsonl"):
-            if number > step:
-                atomic.barrier(f"before removing {file.name}")
-                atomic.remove(file)
+        forget_after(self.path, step)
         for folder in (self.path, *(self.path / name for name in _FOLDERS)):
             for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.trash")]:
                 atomic.barrier(f"before removing {leftover.name}")
@@ -381,10 +385,10 @@ def _locked(path: Path) -> TextIO:
     return lock
 
 
-def _numbered(folder: Path, suffix: str = "") -> list[tuple[int, Path]]:
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else []:
-        match = _CHECKPOINT.fullmatch(path.name.removesuffix(suffix))
-        if match and path.name.endswith(suffix):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match:
             found.append((int(match.group(1)), path))
     return sorted(found)

@@ -29,7 +29,10 @@ class FollowedRun(RunDirectory):
     def log(self, row: Mapping[str, Any]) -> None:
         """Process 0 does it."""
 
-    def trace(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+    def trace(self, what: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Process 0 does it."""
+
+    def warned(self, step: int, text: str) -> None:
         """Process 0 does it."""
 
     def save_artifacts(self, files: Mapping[str, str]) -> None:

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from resd.context.playbook.config import PlaybookConfig
-from resd.context.playbook.entry import Entry
+from resd.context.playbook.entry import Entry, Tell, nobody
 
 
 def settle(
-    entries: dict[str, Entry], config: PlaybookConfig, room: int
+    entries: dict[str, Entry], config: PlaybookConfig, room: int, tell: Tell = nobody
 ) -> tuple[Counter[str], int]:
     """Admit what is supported and drop what is outvoted, in place.
 
@@ -23,6 +23,7 @@ def settle(
         entries: by id.
         config: which admission, and how many confirmations.
         room: how many entries that the teacher sees may go; the rest waits for the next update.
+        tell: told of every entry that goes.
 
     Returns:
         Counts by reason, and how many entries that the teacher saw are gone.
@@ -44,6 +45,7 @@ def settle(
         entry.admitted = False
         if entry.against > entry.support:
             del entries[entry.id]
+            tell("dropped", entry.id, "outvoted")
             counts["dropped_outvoted"] += 1
     # The best supported first: of several that want one place, it gets it.
     for entry in sorted(entries.values(), key=lambda e: -e.net):
@@ -58,7 +60,7 @@ def settle(
             entry.admitted = False
         if entry.admitted:
             left -= seen
-            counts["dropped_replaced"] += _replace(entries, rivals, entry)
+            counts["dropped_replaced"] += _replace(entries, rivals, entry, tell)
     counts["drop_waits"] += len(waiting.intersection(entries))
     return +counts, room - left
 
@@ -67,12 +69,13 @@ def _ready(entry: Entry, config: PlaybookConfig) -> bool:
     return entry.support >= config.confirmations and entry.support > entry.against
 
 
-def _replace(entries: dict[str, Entry], rivals: Sequence[Entry], entry: Entry) -> int:
+def _replace(entries: dict[str, Entry], rivals: Sequence[Entry], entry: Entry, tell: Tell) -> int:
     """Drop what an admitted entry replaces; who else wanted that place must beat it."""
     entry.replaces = []
     gone = {rival.id for rival in rivals}
     for id_ in gone:
         del entries[id_]
+        tell("dropped", id_, f"replaced by {entry.id}")
     for other in entries.values():
         if gone.intersection(other.replaces):
             kept = [id_ for id_ in other.replaces if id_ not in gone]

@@ -12,7 +12,7 @@ from typing import Any
 from resd.context.playbook.admission import settle
 from resd.context.playbook.concise import drop_by_class, eviction_order
 from resd.context.playbook.config import PlaybookConfig
-from resd.context.playbook.entry import SECTIONS, Entry, Operation, Tag
+from resd.context.playbook.entry import SECTIONS, Entry, Event, Operation, Tag
 from resd.context.playbook.similarity import same_lesson
 from resd.text import (
     CountTokens,
@@ -31,6 +31,8 @@ _WANTED_IDS = {"ADD": (0, 0), "UPDATE": (1, 1), "REMOVE": (1, 1), "MERGE": (2, 1
 
 class Playbook:
     """Entries in, text out, operations applied.
+
+    `events` holds what happened to its entries since the last update began, in order.
 
     Args:
         config: budgets and rules.
@@ -52,6 +54,7 @@ class Playbook:
         self._changed = 0
         self._count_tokens = count_tokens
         self._tokens: dict[str, int] = {}
+        self.events: list[Event] = []
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -142,10 +145,10 @@ class Playbook:
         """
         done = self.updates
         self.updates += 1
-        self._changed = 0
+        self._changed, self.events = 0, []
         counts: Counter[str] = Counter()
         if self.config.concise != "off" and done and done % self.config.concise_every == 0:
-            counts += drop_by_class(self.entries, self.config, self.updates)
+            counts += drop_by_class(self.entries, self.config, self.updates, self._tell)
         return counts + self._hold_budget()
 
     def tag(self, tags: Iterable[tuple[str, Tag]], evidence: str) -> Counter[str]:
@@ -185,7 +188,11 @@ class Playbook:
             for operation in operations:
                 counts[self._apply_one(operation, evidence, touched)] += 1
         room = max(0, self.config.max_changes_per_update - self._changed)
-        settled, gone = settle(self.entries, self.config, room)
+        before = {entry.id for entry in self.shown()}
+        settled, gone = settle(self.entries, self.config, room, self._tell)
+        for entry in self.all():
+            if entry.admitted != (entry.id in before):
+                self._tell("admitted" if entry.admitted else "withdrawn", entry.id)
         self._changed += gone
         counts += settled
         counts += self._hold_budget()
@@ -244,9 +251,10 @@ class Playbook:
 
     def _remove(self, entry: Entry, evidence: str) -> str:
         if self._confirmed:
-            entry.vote(evidence, pro=False)
+            self._vote(entry, evidence, pro=False)
             return "op_remove_vote"
         del self.entries[entry.id]
+        self._tell("dropped", entry.id, "removed", evidence)
         return "op_remove"
 
     def _agree(
@@ -258,7 +266,7 @@ class Playbook:
         if not self._confirmed:
             self._absorb(twin, targets, counts=operation.op == "MERGE")
         elif operation.op == "UPDATE":
-            targets[0].vote(evidence, pro=False)
+            self._vote(targets[0], evidence, pro=False)
         return "op_duplicate"
 
     def _rewrite(
@@ -268,10 +276,11 @@ class Playbook:
         name = f"op_{operation.op.lower()}"
         if self._confirmed:
             if operation.op == "UPDATE":
-                targets[0].vote(evidence, pro=False)
+                self._vote(targets[0], evidence, pro=False)
             entry = self._insert(targets[0].section, content, evidence)
             entry.replaces = [target.id for target in targets]
         elif operation.op == "UPDATE":
+            self._tell("rewritten", targets[0].id, targets[0].content, evidence)
             # The counts were earned by the old words.
             targets[0].content, targets[0].helpful, targets[0].harmful = content, 0, 0
             targets[0].created, targets[0].tagged = self.updates, None
@@ -284,6 +293,7 @@ class Playbook:
         """Drop the targets; their counts go to the entry that holds their lesson now."""
         for target in targets:
             del self.entries[target.id]
+            self._tell("dropped", target.id, f"merged into {entry.id}")
             if counts:
                 entry.helpful += target.helpful
                 entry.harmful += target.harmful
@@ -301,13 +311,23 @@ class Playbook:
             seen=[evidence],
         )
         self.entries[entry.id] = entry
+        self._tell("added", entry.id, content, evidence)
         return entry
 
     def _count_tag(self, entry: Entry, evidence: str, *, pro: bool) -> None:
         entry.helpful += pro
         entry.harmful += not pro
         entry.tagged = self.updates
+        self._tell("tagged", entry.id, "helpful" if pro else "harmful", evidence)
+        self._vote(entry, evidence, pro=pro)
+
+    def _vote(self, entry: Entry, evidence: str, *, pro: bool) -> None:
+        if evidence not in entry.seen:
+            self._tell("supported" if pro else "opposed", entry.id, evidence=evidence)
         entry.vote(evidence, pro=pro)
+
+    def _tell(self, what: str, id_: str, detail: str = "", evidence: str = "") -> None:
+        self.events.append(Event(what, id_, evidence, detail))
 
     def _twin(self, content: str, besides: Sequence[str]) -> Entry | None:
         """The first entry that says the same, `besides` those that are to be rewritten."""
@@ -329,7 +349,7 @@ class Playbook:
         if not self._over_budget(self.tokens()):
             return counts
         if self.config.concise != "off":
-            counts += drop_by_class(self.entries, self.config, self.updates)
+            counts += drop_by_class(self.entries, self.config, self.updates, self._tell)
         # What can never fit goes first: it would drive everything else out.
         lines = {entry.id: self._line_tokens(entry) for entry in self.all()}
         order = eviction_order(self.all(), self.config, self._seed, self.updates)
@@ -340,6 +360,7 @@ class Playbook:
                 break
             tokens -= lines[entry.id]
             del self.entries[entry.id]
+            self._tell("dropped", entry.id, "budget")
             counts["dropped_budget"] += 1
         return counts
 

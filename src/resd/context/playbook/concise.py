@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Iterable
 
 from resd.context.playbook.config import PlaybookConfig
-from resd.context.playbook.entry import Entry
+from resd.context.playbook.entry import Entry, Tell, nobody
 
 
-def drop_by_class(entries: dict[str, Entry], config: PlaybookConfig, updates: int) -> Counter[str]:
+def drop_by_class(
+    entries: dict[str, Entry], config: PlaybookConfig, updates: int, tell: Tell = nobody
+) -> Counter[str]:
     """Without a budget: harmful entries go, and unused ones after their grace; in place."""
     counts: Counter[str] = Counter()
     for entry in list(entries.values()):
         reason = _class_to_drop(entry, config, updates)
         if reason:
             del entries[entry.id]
+            tell("dropped", entry.id, reason.removeprefix("dropped_"))
             counts[reason] += 1
     return counts
 

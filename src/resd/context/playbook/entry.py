@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +70,33 @@ class Entry:
         self.seen = [*self.seen, evidence][-_SEEN_BOUND:]
         self.support += pro
         self.against += not pro
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a lesson.
+
+    Attributes:
+        what: `added`, `supported`, `opposed`, `tagged`, `rewritten`, `admitted`, `withdrawn` (the
+            teacher sees it no more) or `dropped`.
+        id: of the entry.
+        evidence: the trial that it stands on, as in `Rollout.evidence`; empty if there is none.
+        detail: the tag; of a rewritten entry the old words; of a dropped one the reason, and the
+            entry that has its place now.
+    """
+
+    what: str
+    id: str
+    evidence: str = ""
+    detail: str = ""
+
+
+# Told of an event: what, id of the entry, detail.
+Tell = Callable[[str, str, str], None]
+
+
+def nobody(what: str, id_: str, detail: str) -> None:
+    """A `Tell` that forgets."""
 
 
 @dataclass(frozen=True)
