@@ -29,7 +29,7 @@ def test_a_row_by_hand() -> None:
         rollout(None, 8, False),
     ]
     report = StepReport({"train/loss": 0.5}, Counter(skipped=2, nothing=0), "a lesson")
-    row = step_row(3, 40, rollouts, report, Clock())
+    row = step_row(3, 40, rollouts, report, Clock(), {"reflection": 30})
     assert row.pop("rollout/reward") == pytest.approx(1.25 / 3)
     assert row.pop("rollout/passed") == pytest.approx(1 / 3)
     assert row.pop("rollout/cases") == pytest.approx(1.25 / 3)
@@ -39,6 +39,8 @@ def test_a_row_by_hand() -> None:
         "rollout/length": 5.0,
         "rollout/truncated": 0.5,
         "rollout/unfinished_thinking": 0.25,
+        "tokens/rollout": 20,
+        "tokens/reflection": 30,
         "env/size": 2.5,
         "env/rare": 7.0,
         "train/loss": 0.5,
@@ -48,14 +50,14 @@ def test_a_row_by_hand() -> None:
 
 
 def test_a_step_without_rollouts_has_a_row() -> None:
-    row = step_row(1, 0, [], StepReport(), Clock())
+    row = step_row(1, 0, [], StepReport(), Clock(), {})
     assert row["rollout/reward"] == row["rollout/passed"] == row["rollout/length"] == 0.0
 
 
 def test_the_seconds_of_the_phases_are_taken() -> None:
     clock = Clock()
     clock._seconds = {"generate": 1.5, "update": 0.25004999}
-    row = step_row(1, 0, [], StepReport(), clock)
+    row = step_row(1, 0, [], StepReport(), clock, {})
     times = {key: value for key, value in row.items() if key.startswith("time/")}
     # To a tenth of a millisecond.
     assert times == {"time/step_s": 1.75, "time/generate_s": 1.5, "time/update_s": 0.25}

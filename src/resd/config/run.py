@@ -191,6 +191,9 @@ class EvalConfig(Part):
         description="examples a group of what is to be kept, the task's own or general skills "
         "(resd retention); 0 is off",
     )
+    retention_at: Literal["all", "ends"] = Field(
+        "all", description="at all evaluations, or at both ends: before the first step and last"
+    )
     retention_tokens: int = Field(256, ge=1, description="most tokens of an answer to one of them")
 
 
@@ -277,6 +280,16 @@ class ResdConfig(DistillConfig):
     )
     max_solutions: int = Field(4096, ge=1, description="examples in the solution buffer")
     playbook: PlaybookConfig = Field(default_factory=PlaybookConfig, description="the playbook")
+    lessons: list[str] | None = Field(
+        None,
+        description="the teacher sees these in place of the playbook: a playbook by hand, or "
+        "as a control another task's",
+    )
+    control: Literal["none", "shuffled_playbook", "shuffled_reflection"] = Field(
+        "none",
+        description="for ablations, the teacher sees what is of no use: entries of the playbook "
+        "with their last words exchanged; another example's reflection",
+    )
 
 
 class SdpoConfig(DistillConfig):

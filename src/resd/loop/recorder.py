@@ -66,8 +66,9 @@ def step_row(
     rollouts: Sequence[Rollout],
     report: StepReport,
     clock: Clock,
+    written: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The metrics of a step, for metrics.jsonl."""
+    """The metrics of a step, for metrics.jsonl; `written`: tokens generated beside rollouts."""
     outcomes = [r.outcome for r in rollouts if r.outcome is not None]
     lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
     cut = sum(rollout.completion.finish_reason == "length" for rollout in rollouts)
@@ -83,6 +84,8 @@ def step_row(
         "rollout/length": sum(lengths) / responses,
         "rollout/truncated": cut / responses,
         "rollout/unfinished_thinking": unanswered / responses,
+        "tokens/rollout": sum(lengths),
+        **{f"tokens/{purpose}": number for purpose, number in written.items()},
         **_mean_metrics([o.metrics for o in outcomes]),
         **report.metrics,
         **{f"count/{key}": value for key, value in sorted(report.counts.items()) if value},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self.progress = Progress()
         self._told_outside = False
+        self._written: Counter[str] = Counter()
         checkpoints = run.checkpoints()
         if checkpoints:
             self.progress = restore_state(
@@ -249,6 +251,7 @@ class Trainer:
             with teacher.model() as weights:
                 outputs = self.sampler.generate(requests, weights)
         for item, output in zip(wanted, outputs, strict=True):
+            self._written[what.removesuffix("_again")] += len(output.token_ids)
             self.recorder.trace(
                 what, item.about.example.id, prompt=list(item.prompt), output=output.text
             )
@@ -263,6 +266,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         step, config = self.progress.step, self.config
+        keeps = config.evaluation.retention_at == "all" or step in (0, self.stream.steps)
         with self.clock.apart("evaluate"):
             result = evaluate(
                 self.sampler,
@@ -271,7 +275,7 @@ class Trainer:
                 config.rollout.max_new_tokens,
                 step,
                 self.baselines,
-                self.setup.retention,
+                self.setup.retention if keeps else None,
             )
         if result.failed:
             self.view.warn(f"evaluation at step {step}: {result.first_failure}")
@@ -302,7 +306,8 @@ class Trainer:
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
         self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
-        row = step_row(step, totals["rollouts"], rollouts, report, self.clock)
+        written, self._written = self._written, Counter()
+        row = step_row(step, totals["rollouts"], rollouts, report, self.clock, written)
         with self.clock.phase("save"):
             artifacts = self.method.artifacts(f"Playbook of {self.config.task}, step {step}")
             self.recorder.step(step, rollouts, row, artifacts)
