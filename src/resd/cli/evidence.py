@@ -6,8 +6,6 @@ import argparse
 import os
 from pathlib import Path
 
-from resd.errors import UserError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `resd evidence`."""
@@ -28,11 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evidence(options: argparse.Namespace) -> int:
-    if options.overrides:
-        raise UserError(
-            f"--{options.overrides[0][0]}: experiments are registered, and take no settings; "
-            "resd compare does"
-        )
     from resd.evidence.command import evidence
 
     return evidence(

@@ -1,6 +1,6 @@
 """Train as `resd train` does, and note on which tokens of a response the loss falls.
 
-    python -m resd.evidence.by_token [--KEY=VALUE ...]
+    python -m resd.evidence.by_token '[["KEY", VALUE], ...]'
 
 Before the first update on each batch the loss of every token of every sample that teaches is
 computed once more, and written to by_token.jsonl of the run: a row a step, a word of the response,
@@ -10,6 +10,7 @@ the same as without.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,6 @@ from typing import Any
 
 import torch
 
-from resd.cli.main import _split
 from resd.config import load_config
 from resd.errors import UserError
 from resd.evidence.measure import TOKENS_FILE
@@ -33,12 +33,12 @@ from resd.runs import RunDirectory, atomic
 from resd.types import Rollout, TrainingSample
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Train a run whose settings are given as to `resd train`; returns the exit code."""
-    config = load_config(None, _split(arguments).overrides)
+def main(settings: str) -> int:
+    """Train a run with these settings, as JSON; returns the exit code."""
+    config = load_config(None, [(key, value) for key, value in json.loads(settings)])
     output = config.output
     if output is None:
-        raise UserError("output is not set: name the run directory with --output")
+        raise UserError("output is not set: it names the run directory")
     if (output / "config.toml").is_file():
         # It broke off: what it noted does not fit a checkpoint, and a run takes a minute.
         atomic.remove_directory(output)
@@ -81,8 +81,8 @@ def watch(trainer: Trainer, file: Path) -> None:
                 for mark, value in zip(marks, loss, strict=True):
                     rows.setdefault(mark, []).append(value)
             for (word, wrong), values in sorted(rows.items()):
-                row = {"step": trainer.progress.step, "word": word, "wrong": wrong}
-                row |= {"loss": sum(values), "tokens": len(values)}
+                where = {"step": trainer.progress.step, "word": word, "wrong": wrong}
+                row = {**where, "loss": sum(values), "tokens": len(values)}
                 atomic.append_line(file, json.dumps(row))
         return made
 
@@ -115,11 +115,9 @@ def word_marks(tokenizer: Any, sample: TrainingSample, gold: str) -> list[tuple[
     texts = [tokenizer.decode(ids[:i], skip_special_tokens=True) for i in range(len(ids) + 1)]
     words = texts[-1].split()
     marks = []
-    for before, after in zip(texts, texts[1:], strict=False):
-        if after == before:  # it ends the response, or holds half a character
-            place = len(before.split())
-        else:
-            place = max(0, len(after.split()) - 1)
+    for before, after in itertools.pairwise(texts):
+        # What adds no text ends the response, or is half a character.
+        place = len(before.split()) if after == before else max(0, len(after.split()) - 1)
         said = words[place] if place < len(words) else None
         wanted = right[place] if place < len(right) else None
         marks.append((place, said != wanted))
@@ -128,7 +126,7 @@ def word_marks(tokenizer: Any, sample: TrainingSample, gold: str) -> list[tuple[
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main(sys.argv[1]))
     except UserError as error:
         print(f"resd: {error}", file=sys.stderr)
         sys.exit(2)

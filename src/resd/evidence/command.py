@@ -70,13 +70,7 @@ def evidence(
     picked = chosen(every, only)
     if quick and not only:
         picked = {name: experiment for name, experiment in picked.items() if experiment.quick}
-    for name, experiment in picked.items():
-        if experiment.missing() and name in only and not listing:
-            raise UserError(f"experiment {name} needs {experiment.missing()[0]}, which is not here")
-    plans = {
-        name: plan(every, name, output, quick) if not experiment.missing() else []
-        for name, experiment in picked.items()
-    }
+    plans = {name: plan(every, name, output, quick) for name in picked}
     if listing:
         _list(picked, plans, console)
         return 0
@@ -90,7 +84,7 @@ def evidence(
         return 130
     results = gather(picked, plans, failures, output)
     write_report(results, output, quick)
-    _show(results, console, output)
+    _show(results, quick, console, output)
     return 1 if failures else 0
 
 
@@ -168,17 +162,15 @@ def _list(
         seen.update(paths)
         totals[0] += len(new)
         totals[1] += done
-        lack = experiment.missing()
-        note = f" (needs {lack[0]})" if lack else ""
-        note += " (out of reach)" if experiment.out_of_reach else ""
+        note = " (out of reach)" if experiment.out_of_reach else ""
         cells = (str(experiment.runs), str(len(new)), str(done), experiment.source)
         table.add_row(name, *cells, Text(experiment.title + note))
     table.add_row("", "", str(totals[0]), str(totals[1]), "", "")
     console.print(table)
 
 
-def _show(results: Sequence[Result], console: Console, output: Path) -> None:
-    for row in claim_rows(results):
+def _show(results: Sequence[Result], quick: bool, console: Console, output: Path) -> None:
+    for row in claim_rows(results, quick):
         text = f"{row.verdict:<12} {row.effect:<26} {row.experiment}: {row.text}"
         console.print(terminal_safe(text), markup=False, highlight=False, soft_wrap=True)
     for result in results:

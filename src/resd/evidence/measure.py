@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from resd.errors import UserError
-from resd.evidence.registry import At, Claim
+from resd.evidence.registry import OWN, At, Claim
 from resd.loop.clock import PHASES
 from resd.runs.rows import is_step, read_metrics
 
@@ -45,22 +47,30 @@ class Measured:
     def at(self, metric: str, at: str | At) -> float:
         """A metric at a point of the run; `best` is its greatest value.
 
+        Between two evaluations it is interpolated, after the last it stays.
+
         Raises:
             UserError: the run does not hold it.
         """
-        if metric == "wrong_share":
-            return self._wrong_share()
-        if metric == "kept":
-            return self._kept()
-        if metric in ("seconds", "tokens", "rollouts"):
-            return float(self.steps[-1][metric])
-        curve = self.curve("step", metric)
+        if metric in OWN:
+            own: dict[str, Callable[[], float]] = {
+                "kept": self._kept,
+                "learnt": self._learnt,
+                "held": self._held,
+                "wrong_share": self._wrong_share,
+                "writing_share": lambda: self._time_share("reflect", "curate"),
+                "anchor_share": lambda: self._time_share("anchors"),
+            }
+            return own[metric]() if metric in own else float(self.steps[-1][metric])
+        axis, limit = "step", None
         if isinstance(at, At):
             ((axis, limit),) = at.axis_and_limit().items()
-            curve = [point for point in self.curve(axis, metric) if point[0] <= limit]
-        values = [y for _, y in curve]
-        if not values:
-            raise UserError(f"there is no {metric} there")
+        curve = self.curve(axis, metric)
+        if not curve:
+            raise UserError(f"there is no {metric}")
+        places, values = [x for x, _ in curve], [y for _, y in curve]
+        if limit is not None:
+            return float(np.interp([limit], places, values)[0])
         if at == "best":
             return max(values)
         return fmean(values[1:] or values) if at == "mean" else values[-1]
@@ -92,6 +102,29 @@ class Measured:
         if not shares:
             raise UserError("its retention was not measured")
         return min(shares)
+
+    def _learnt(self) -> float:
+        """Of a stream: the least that a task had at the end of its own training."""
+        ends = []
+        for before, after in zip(self.evaluations, [*self.evaluations[1:], None], strict=True):
+            tasks = _tasks(before)
+            if tasks and (after is None or len(_tasks(after)) > len(tasks)):
+                ends.append(list(tasks.values())[-1])
+        if not ends:
+            raise UserError("it is no stream")
+        return min(ends)
+
+    def _held(self) -> float:
+        """Of a stream: the least that a task has at the end of the run."""
+        tasks = _tasks(self.evaluations[-1])
+        if not tasks:
+            raise UserError("it is no stream")
+        return min(tasks.values())
+
+    def _time_share(self, *phases: str) -> float:
+        """Share of the time of a step that these phases take."""
+        found = self.phases()
+        return sum(found.get(phase, 0.0) for phase in phases) / sum(found.values())
 
     def _wrong_share(self) -> float:
         """How much more of the loss falls on wrong tokens than their share of the tokens.
@@ -131,6 +164,12 @@ def measure(run: Path) -> Measured:
     if not steps or not evaluations:
         raise UserError(f"{run} holds no step, or no evaluation")
     return Measured(steps, evaluations, _by_token(run / TOKENS_FILE))
+
+
+def _tasks(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy by task of a stream, in the order in which they were trained."""
+    names = [name for name in evaluation if name.startswith("eval/tasks/")]
+    return {name: float(evaluation[name]) for name in names if name.endswith("/mean")}
 
 
 def _anchor_tokens(file: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ QUICK = {
     "evaluation": {"every": 1, "samples": 2, "max_examples": 8, "retention_tokens": 32},
     "method": {"anchors": {"number": 16, "max_new_tokens": 32}},
 }
+_AFTER = re.compile(r"dialect \+ (\d)")
 OTHER = "facts of another dialect"
 # What does not touch a run: reports, command lines, the code of this command.
 _BESIDE = ("evidence", "report", "compare", "cli", "bridge", "presets")
@@ -119,23 +121,30 @@ def command(run: Run, resume: bool) -> list[str]:
 
 def probed_command(run: Run, resume: bool) -> list[str]:
     """The command line of a run whose loss is measured by token; it starts again if it broke."""
-    words = train_command(run, False)
-    at = words.index("train")
-    return [sys.executable, "-m", _BY_TOKEN, *words[at + 1 :]]
+    return [sys.executable, "-m", _BY_TOKEN, json.dumps(run.overrides)]
 
 
 def _placed(value: Any, dialect: int) -> Any:
-    """A value, where it depends on the dialect."""
-    return Dialect.numbered(dialect + 100).facts() if value == OTHER else value
+    """A value with what depends on the dialect put in.
+
+    `dialect + N` is the Nth after it among the ten of its decade, in a circle: a stream of
+    reported dialects holds reported ones alone.
+    """
+    if isinstance(value, Mapping):
+        return {key: _placed(item, dialect) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, dialect) for item in value]
+    if value == OTHER:
+        return Dialect.numbered(dialect + 100).facts()
+    match = _AFTER.fullmatch(value) if isinstance(value, str) else None
+    return value if match is None else dialect // 10 * 10 + (dialect + int(match[1])) % 10
 
 
 @cache
 def _model_digest(path: str) -> str:
     """Digest of a student's weights: the runs of another base model are other runs."""
-    if path == "lab":
-        folder = Path(str(resources.files("resd.tasks.lab") / "model"))
-    else:
-        folder = Path(path)
+    lab = Path(str(resources.files("resd.tasks.lab") / "model"))
+    folder = lab if path == "lab" else Path(path)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return " ".join(identity.digest(file) for file in files)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from resd.compare.variants import parse_seeds
-from resd.config import METHODS, Part, RunConfig
+from resd.config import Part
 from resd.config.load import merge
 from resd.errors import UserError, close_to
 
@@ -20,12 +20,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# What a run comes to beside the metrics of its evaluations; `resd.evidence.measure` says how.
+OWN = (
+    *("kept", "learnt", "held", "wrong_share", "writing_share", "anchor_share"),
+    *("rollouts", "tokens", "seconds"),
+)
 # In claims, beside the names of metrics.jsonl.
-METRICS = ("mean", "best", "kept", "seconds", "tokens", "rollouts", "wrong_share")
+METRICS = ("mean", "best", *OWN)
 
 
 class At(Part):
-    """A point on an axis: the last evaluation that lies not beyond it."""
+    """A point on an axis."""
 
     step: int | None = Field(None, ge=0)
     rollouts: int | None = Field(None, ge=1)
@@ -118,7 +123,6 @@ class Experiment(Part):
     Attributes:
         order: experiments run in this order, the most important first.
         runs: how many there are, shared ones counted; checked.
-        needs: parts of the library that it cannot do without: `stream`, or `method NAME`.
         out_of_reach: why it is not run at all; then it has no variants.
         settings: of all variants, as in a run's file.
         probe: measure the loss of every token beside training (`resd.evidence.by_token`).
@@ -129,7 +133,6 @@ class Experiment(Part):
     source: str
     order: int
     runs: int = Field(ge=0)
-    needs: list[str] = Field(default_factory=list)
     out_of_reach: str = ""
     dialects: str = "10-19"
     seeds: str = "0-2"
@@ -180,17 +183,6 @@ class Experiment(Part):
         """The seeds of every dialect."""
         return parse_seeds(self.seeds)
 
-    def missing(self) -> list[str]:
-        """What it needs and this version of the library does not have."""
-        return [need for need in self.needs if not _there(need)]
-
-
-def _there(need: str) -> bool:
-    kind, _, name = need.partition(" ")
-    if kind == "method":
-        return name in METHODS
-    return need in RunConfig.model_fields
-
 
 def load_experiments(folder: Path | None = None) -> dict[str, Experiment]:
     """All experiments by name, in their order.
@@ -225,8 +217,13 @@ def parse_experiment(name: str, text: str) -> Experiment:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"experiment {name} is not valid TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = [str(part) for part in first["loc"]]
+        # What was misspelt is said rather than what is missing for it; of the two kinds of `at`
+        # the table's mistakes say more.
+        kinds = ("extra_forbidden", "value_error")
+        first = min(
+            error.errors(), key=lambda e: kinds.index(e["type"]) if e["type"] in kinds else 2
+        )
+        where = [str(p) for p in first["loc"] if p != "At" and not str(p).startswith("literal[")]
         key = ".".join(where)
         if first["type"] == "extra_forbidden":
             known = _known(where)

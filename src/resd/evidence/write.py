@@ -21,9 +21,9 @@ _NONE = "-"
 _INTRO = """\
 Written by `resd evidence`. Every value is the mean over the seeds of a dialect; an effect is the
 median over dialects of the difference between two variants on the same dialect (or of one
-variant's value), its interval the {level:.0%} percentile bootstrap over dialects. A claim is *reproduced* if
-the whole interval lies on the claimed side of its limit, *refuted* if it lies on the other,
-*undecided* if it holds the limit, *unfinished* while runs are missing.
+variant's value), its interval the {level:.0%} percentile bootstrap over dialects. A claim is
+*reproduced* if the whole interval lies on the claimed side of its limit, *refuted* if it lies on
+the other, *undecided* if it holds the limit, *unfinished* while runs are missing.
 """
 _QUICK = """\
 **`--quick`: a few steps on three dialects, to see that everything works. These numbers say nothing
@@ -45,8 +45,8 @@ class ClaimRow:
     seconds: float
 
 
-def claim_rows(results: Sequence[Result]) -> list[ClaimRow]:
-    """A row a claim, in the order of the experiments."""
+def claim_rows(results: Sequence[Result], quick: bool) -> list[ClaimRow]:
+    """A row a claim, in the order of the experiments; runs that are `quick` decide nothing."""
     rows = []
     for result in results:
         experiment, runs = result.experiment, _runs(result)
@@ -59,16 +59,12 @@ def claim_rows(results: Sequence[Result]) -> list[ClaimRow]:
                 )
             )
         for judged in map(lambda claim: judge_claim(result, claim), experiment.claims):
-            verdict = judged.verdict
-            lack = experiment.missing()
-            if lack:
-                verdict = f"not run: needs {lack[0]}"
             rows.append(
                 ClaimRow(
                     result.name,
                     experiment.source,
                     judged.claim.text,
-                    verdict,
+                    "quick" if quick and judged.values else judged.verdict,
                     shown_effect(judged.effect),
                     tested(judged.claim),
                     runs,
@@ -132,7 +128,7 @@ def _head(results: Sequence[Result], quick: bool) -> list[str]:
 def _claims(results: Sequence[Result], quick: bool) -> Iterator[str]:
     yield "| claim | source | verdict | effect and interval | tested | runs | time | command |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in claim_rows(results):
+    for row in claim_rows(results, quick):
         words = f"resd evidence {'--quick ' if quick else ''}--only {row.experiment}"
         cells = (
             row.text,
@@ -153,10 +149,6 @@ def _section(result: Result, picture: str | None) -> Iterator[str]:
     yield ""
     if experiment.out_of_reach:
         yield f"Out of reach: {experiment.out_of_reach}"
-        return
-    lack = experiment.missing()
-    if lack:
-        yield f"Not run: it needs {lack[0]}, which this version does not have."
         return
     yield from variant_table(result)
     if picture:

@@ -266,7 +266,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         step, config = self.progress.step, self.config
-        keeps = config.evaluation.retention_at == "all" or step in (0, self.stream.steps)
+        keeps = config.evaluation.retention_at == "all" or step in (0, self.course.steps)
         with self.clock.apart("evaluate"):
             result = evaluate(
                 self.sampler,
