@@ -122,6 +122,17 @@ def test_experiments_share_their_runs(tmp_path):
     assert "6 runs," in text
 
 
+def test_the_report_is_of_all_that_is_there(tmp_path):
+    other = TEXT.replace("A ends", "Again A ends").replace('"sdpo"', '"resd"')
+    both = {"x": experiment(), "y": experiment(other)}
+    go(tmp_path, Runs(), only=["x"], experiments=both)
+    assert "Again A ends" not in (tmp_path / "evidence.md").read_text()
+    _, screen = go(tmp_path, Runs(), only=["y"], experiments=both)
+    text = (tmp_path / "evidence.md").read_text()
+    assert "| A ends higher" in text and "| Again A ends higher" in text
+    assert "x: A ends" not in screen
+
+
 def test_models_are_removed_and_what_is_read_stays(tmp_path):
     class WithModels(Runs):
         def __call__(self, run, resume):
@@ -188,6 +199,8 @@ def test_quick_decides_nothing(tmp_path):
     runs = Runs()
     _, screen = go(tmp_path, runs, experiments=every, quick=True)
     assert len(runs.calls) == 6 and "y: A ends higher" in screen and "x: A ends" not in screen
+    found = json.loads((tmp_path / "evidence.json").read_text())
+    assert found["quick"] and found["experiments"]["y"]["claims"][0]["verdict"] == "quick"
     text = (tmp_path / "evidence.md").read_text()
     assert "| quick |" in text and "reproduced |" not in text and "say nothing" in text
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resd.compare.plan import Command, Run, State
+from resd.compare.plan import Command, Run, State, train_command
 from resd.compare.progress import ComparisonView, make_comparison_view
 from resd.compare.runner import run_all
 from resd.errors import UserError, terminal_safe
 from resd.evidence import made
-from resd.evidence.plan import Planned, code_version, command, plan, probed_command
+from resd.evidence.plan import Planned, code_version, plan, probed_command
 from resd.evidence.registry import Experiment, chosen, load_experiments
 from resd.evidence.results import Result, gather
 from resd.evidence.write import claim_rows, write_report
@@ -70,51 +70,65 @@ def evidence(
     picked = chosen(every, only)
     if quick and not only:
         picked = {name: experiment for name, experiment in picked.items() if experiment.quick}
-    plans = {name: plan(every, name, output, quick) for name in picked}
+    plans = {name: plan(every, name, output, quick) for name in every}
     if listing:
         _list(picked, plans, console)
         return 0
     _make(output)
-    try:
-        failures = _run_all(picked, plans, output, quick, jobs, run_command, console)
-    except KeyboardInterrupt:
-        results = gather(picked, plans, {}, output)
+    failures: dict[str, str] = {}
+
+    def report() -> list[Result]:
+        """Of what was asked for, and of whatever else there is in the directory."""
+        results = gather(every, plans, failures, output, quick)
+        results = [result for result in results if result.name in picked or result.complete]
         write_report(results, output, quick)
+        return results
+
+    try:
+        for name in picked:
+            own = run_command or (probed_command if picked[name].probe else train_command)
+            if _run(name, plans[name], output, jobs, own, failures, console):
+                report()
+    except KeyboardInterrupt:
+        report()
         print("resd: stopped; the same command goes on with it", file=sys.stderr)
         return 130
-    results = gather(picked, plans, failures, output)
-    write_report(results, output, quick)
-    _show(results, quick, console, output)
+    _show([result for result in report() if result.name in picked], console, output)
     return 1 if failures else 0
 
 
-def _run_all(
-    picked: Mapping[str, Experiment],
-    plans: Mapping[str, Sequence[Planned]],
+def _run(
+    name: str,
+    planned: Sequence[Planned],
     output: Path,
-    quick: bool,
     jobs: int,
-    run_command: Command | None,
+    command: Command,
+    failures: dict[str, str],
     console: Console,
-) -> dict[str, str]:
-    """Why runs failed, by run name; the report is written after each experiment."""
-    failures: dict[str, str] = {}
-    for name, planned in plans.items():
-        runs = list({item.run.path: item.run for item in planned}.values())
-        waiting = [r for r in runs if r.state() is not State.FINISHED and r.name not in failures]
-        if not waiting:
-            continue
-        console.print(f"{name}: {len(waiting)} of {len(runs)} runs to do", highlight=False)
-        own = probed_command if picked[name].probe else command
-        noted = made.Noting(run_command or own, output / "made", code_version())
-        view = make_comparison_view(len(waiting), output / "logs", console)
-        try:
-            watched = _Keeping(view, noted)
-            failures |= run_all(waiting, jobs, output / "logs", watched, noted)
-        finally:
-            view.close()
-        write_report(gather(picked, plans, failures, output), output, quick)
-    return failures
+) -> bool:
+    """Make what is missing of an experiment; returns whether there was anything to do.
+
+    Args:
+        name: of the experiment.
+        planned: its runs.
+        output: directory.
+        jobs: runs at a time.
+        command: makes the command line of a run.
+        failures: gets why runs failed; what failed for another experiment is not tried again.
+        console: where to show progress.
+    """
+    runs = list({item.run.path: item.run for item in planned}.values())
+    waiting = [r for r in runs if r.state() is not State.FINISHED and r.name not in failures]
+    if not waiting:
+        return False
+    console.print(f"{name}: {len(waiting)} of {len(runs)} runs to do", highlight=False)
+    noted = made.Noting(command, output / "made", code_version())
+    view = make_comparison_view(len(waiting), output / "logs", console)
+    try:
+        failures |= run_all(waiting, jobs, output / "logs", _Keeping(view, noted), noted)
+    finally:
+        view.close()
+    return True
 
 
 class _Keeping:
@@ -169,8 +183,8 @@ def _list(
     console.print(table)
 
 
-def _show(results: Sequence[Result], quick: bool, console: Console, output: Path) -> None:
-    for row in claim_rows(results, quick):
+def _show(results: Sequence[Result], console: Console, output: Path) -> None:
+    for row in claim_rows(results):
         text = f"{row.verdict:<12} {row.effect:<26} {row.experiment}: {row.text}"
         console.print(terminal_safe(text), markup=False, highlight=False, soft_wrap=True)
     for result in results:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resd.compare.plan import Run, check_directory, train_command
+from resd.compare.plan import Run, check_directory
 from resd.compare.variants import Variant
 from resd.config import load_config
 from resd.config.load import merge
@@ -114,11 +114,6 @@ def _run(
     words = (*overrides, ("seed", seed), ("output", str(path)))
     shown = Variant(label, (("method.name", config.method.name),))
     return Run(shown, seed, config, None, words, path)
-
-
-def command(run: Run, resume: bool) -> list[str]:
-    """The command line of a run without a probe."""
-    return train_command(run, resume)
 
 
 def probed_command(run: Run, resume: bool) -> list[str]:

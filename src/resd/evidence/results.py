@@ -26,6 +26,7 @@ class Result:
         runs: by label, and by (dialect, seed).
         made: how each run was made, by run name.
         failures: why runs have no result, by run name.
+        quick: they are a few steps on few dialects, and decide nothing.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Result:
     runs: Mapping[str, Mapping[tuple[int, int], Measured]]
     made: Mapping[str, Made]
     failures: Mapping[str, str] = field(default_factory=dict)
+    quick: bool = False
 
     @property
     def complete(self) -> int:
@@ -61,8 +63,8 @@ class Judged:
     """A claim with what was found.
 
     Attributes:
-        verdict: reproduced, refuted, undecided; `unfinished` while runs are missing, and `no
-            result` if none holds what the claim looks at.
+        verdict: reproduced, refuted, undecided; `unfinished` while runs are missing, `no result` if
+            none holds what the claim looks at, `quick` where runs decide nothing.
         values: by dialect: the differences, or the values where nothing is compared.
     """
 
@@ -89,7 +91,7 @@ def judge_claim(result: Result, claim: Claim) -> Judged:
     dialects = {dialect for dialect, _ in _all_places(result)}
     if result.complete < result.wanted or dialects - values.keys():
         return Judged(claim, "unfinished", found, values)
-    return Judged(claim, verdict, found, values)
+    return Judged(claim, "quick" if result.quick else verdict, found, values)
 
 
 def gather(
@@ -97,8 +99,9 @@ def gather(
     plans: Mapping[str, Sequence[Planned]],
     failures: Mapping[str, str],
     output: Path,
+    quick: bool = False,
 ) -> list[Result]:
-    """Read what is finished."""
+    """Read what is finished of some experiments."""
     results = []
     for name, experiment in picked.items():
         runs: dict[str, dict[tuple[int, int], Measured]] = {
@@ -115,7 +118,7 @@ def gather(
                 except UserError as error:
                     failed[item.run.name] = str(error)
         wanted = len(plans[name]) or experiment.runs
-        results.append(Result(name, experiment, wanted, runs, made, failed))
+        results.append(Result(name, experiment, wanted, runs, made, failed, quick))
     return results
 
 

@@ -45,8 +45,8 @@ class ClaimRow:
     seconds: float
 
 
-def claim_rows(results: Sequence[Result], quick: bool) -> list[ClaimRow]:
-    """A row a claim, in the order of the experiments; runs that are `quick` decide nothing."""
+def claim_rows(results: Sequence[Result]) -> list[ClaimRow]:
+    """A row a claim, in the order of the experiments."""
     rows = []
     for result in results:
         experiment, runs = result.experiment, _runs(result)
@@ -64,7 +64,7 @@ def claim_rows(results: Sequence[Result], quick: bool) -> list[ClaimRow]:
                     result.name,
                     experiment.source,
                     judged.claim.text,
-                    "quick" if quick and judged.values else judged.verdict,
+                    judged.verdict,
                     shown_effect(judged.effect),
                     tested(judged.claim),
                     runs,
@@ -128,7 +128,7 @@ def _head(results: Sequence[Result], quick: bool) -> list[str]:
 def _claims(results: Sequence[Result], quick: bool) -> Iterator[str]:
     yield "| claim | source | verdict | effect and interval | tested | runs | time | command |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in claim_rows(results, quick):
+    for row in claim_rows(results):
         words = f"resd evidence {'--quick ' if quick else ''}--only {row.experiment}"
         cells = (
             row.text,
