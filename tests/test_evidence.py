@@ -123,7 +123,8 @@ def test_experiments_share_their_runs(tmp_path):
 
 
 def test_the_report_is_of_all_that_is_there(tmp_path):
-    other = TEXT.replace("A ends", "Again A ends").replace('"sdpo"', '"resd"')
+    other = TEXT.replace("A ends", "Again A ends")
+    other = other.replace("order = 1", "order = 2\nsettings.train.lr = 0.5")
     both = {"x": experiment(), "y": experiment(other)}
     go(tmp_path, Runs(), only=["x"], experiments=both)
     assert "Again A ends" not in (tmp_path / "evidence.md").read_text()
