@@ -332,10 +332,12 @@ def test_a_stream_is_what_its_weakest_house_was_and_is(tmp_path):
 
 
 def test_shares_of_a_steps_time(tmp_path):
-    times = {"time/reflect_s": 1.0, "time/curate_s": 0.5, "time/update_s": 1.5, "time/anchors_s": 2}
-    run = write_run(
-        tmp_path / "run", [row(0, 0.0), row(1), row(2, **times), row(3, **times), row(3, 1)]
-    )
+    """Of the mean step, without the first, saving and evaluation."""
+    late = {"time/update_s": 1.5, "time/anchors_s": 2.0}
+    early = {"time/reflect_s": 2.0, "time/curate_s": 1.0, **late}
+    rows = [row(0, 0.0), row(1, **{"time/update_s": 90.0}), row(2, **early), row(3, **late)]
+    run = write_run(tmp_path / "run", [*rows, row(3, 1)])
+    assert run.phases() == {"reflect": 1.0, "curate": 0.5, "anchors": 2.0, "update": 1.5}
     assert run.at("writing_share", "last") == pytest.approx(0.3)
     assert run.at("anchor_share", "last") == pytest.approx(0.4)
 

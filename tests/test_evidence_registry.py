@@ -179,11 +179,32 @@ def test_an_unknown_name_is_refused(experiments):
     assert list(chosen(experiments, ["fig8"])) == ["fig8"]
 
 
-def test_the_documentation_says_what_is_registered():
+def write_tables():
     place = ROOT / "docs/write_tables.py"
     spec = importlib.util.spec_from_file_location("write_tables", place)
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
+    return tables
+
+
+def test_the_documentation_says_what_is_registered():
+    tables = write_tables()
     text = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
     now = tables.between(text, "registered", tables.registered(load_experiments()))
     assert text == now, "run python docs/write_tables.py"
+    assert "GRPO-8, 3 known" in text and "*RESD - SDPO+ss, mean@n at last, > 0*" in text
+
+
+def test_results_are_copied_into_the_documentation(tmp_path, monkeypatch):
+    tables = write_tables()
+    monkeypatch.setattr(tables, "EVIDENCE", tmp_path / "docs/evidence.md")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "out/figures").mkdir(parents=True)
+    (tmp_path / "out/figures/x.png").write_bytes(b"png")
+    report = "# Evidence\n\nWritten.\n\n## X (Fig. 1)\n\n![X](figures/x.png)\n"
+    (tmp_path / "out/evidence.md").write_text(report)
+    page = "a\n<!-- results -->\nold\n<!-- end results -->\nb\n"
+    now = tables.results(page, tmp_path / "out")
+    written = "Written.\n\n### X (Fig. 1)\n\n![X](evidence-x.png)\n"
+    assert now == f"a\n<!-- results -->\n{written}<!-- end results -->\nb\n"
+    assert (tmp_path / "docs/evidence-x.png").read_bytes() == b"png"

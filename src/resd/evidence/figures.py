@@ -22,7 +22,7 @@ _HEIGHT, _WIDTH = 3.6, 4.2
 _LABELS = {
     "mean": "mean@n, test split",
     "rollouts": "training rollouts",
-    "tokens": "generated tokens: rollouts, reflections, curations, anchors",
+    "tokens": "generated tokens, of every purpose",
     "seconds": "seconds of training, one core",
     "step": "step",
     "playbook/entries": "lessons in the playbook",
@@ -192,7 +192,7 @@ def _phases(result: Result) -> Figure:
 
 
 def phase_seconds(result: Result, label: str) -> Mapping[str, float]:
-    """Median over runs of the seconds that a step spends in each phase."""
+    """Median over runs of the mean seconds that a step spends in each phase."""
     found: dict[str, list[float]] = {}
     for run in result.runs[label].values():
         for phase, value in run.phases().items():

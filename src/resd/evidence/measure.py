@@ -82,13 +82,13 @@ class Measured:
         return [(float(row[x]), float(row[name])) for row in rows if x in row and name in row]
 
     def phases(self) -> dict[str, float]:
-        """Median seconds of a step by phase, but for saving and evaluation; first step left out."""
+        """Mean seconds of a step by phase, without saving, evaluation, and the first step."""
         found = {}
         for phase in PHASES:
             name = f"time/{phase}_s"
-            values = sorted(float(row.get(name, 0.0)) for row in self.steps[1:] or self.steps)
-            if name not in _NOT_TRAINING and values and any(values):
-                found[phase] = values[len(values) // 2]
+            values = [float(row.get(name, 0.0)) for row in self.steps[1:] or self.steps]
+            if name not in _NOT_TRAINING and any(values):
+                found[phase] = fmean(values)
         return found
 
     def _kept(self) -> float:

@@ -102,9 +102,9 @@ def _run(
     merged = merge(merged, {"task_args": {"dialect": dialect}})
     overrides = [(key, _placed(value, dialect)) for key, value in identity.flat(merged, "")]
     config = load_config(None, [*overrides, ("seed", seed)])
-    # Without what is as it is by default: a new setting makes no other run of it.
+    # Without what is as it is by default: a new setting makes no other run of it. The method's
+    # name stands before the digest.
     made_of = {
-        "method": config.method.name,
         "settings": config.model_dump(mode="json", exclude_defaults=True),
         "model": _model_digest(config.model.path),
         "probe": probe,
