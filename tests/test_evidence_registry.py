@@ -103,6 +103,13 @@ def test_another_base_model_makes_other_runs(tmp_path):
     assert not {item.run.path for item in before} & {item.run.path for item in after}
 
 
+def test_a_run_without_its_probe_is_another(tmp_path):
+    probed = TEXT.replace("order = 1", "order = 1\nprobe = true")
+    experiments = {"x": parse_experiment("x", TEXT), "y": parse_experiment("y", probed)}
+    plain, with_probe = (plan(experiments, name, tmp_path, False) for name in experiments)
+    assert not {item.run.path for item in plain} & {item.run.path for item in with_probe}
+
+
 def test_a_stream_stays_within_the_reported_dialects(plans):
     for item in plans["streams"]:
         dialects = [part.task_args["dialect"] for part in item.run.config.stream]
