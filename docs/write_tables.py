@@ -1,22 +1,30 @@
-"""Write what is computed into the tree: the tables of scaling.md, the first lines of presets.
+"""Write what is computed into the tree.
 
-python docs/write_tables.py
+The tables of scaling.md, the first lines of presets, what evidence.md says is registered, and, from
+the output of `resd evidence`, its results.
 
-Each table belongs to the command in the block of code before it.
+python docs/write_tables.py [EVIDENCE_DIRECTORY]
+
+Each table of scaling.md belongs to the command in the block of code before it.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from pathlib import Path
 
 from resd.cli.doctor import markdown
 from resd.cli.main import _split
 from resd.config import load_config, preset_names
+from resd.evidence.registered import registered
+from resd.evidence.registry import load_experiments
 from resd.models.memory import Memory, first_line
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/scaling.md"
+EVIDENCE = ROOT / "docs/evidence.md"
 PRESETS = ROOT / "src/resd/presets"
 _TABLE = re.compile(r"(```\n([^`]*)\n```\n+<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -44,7 +52,27 @@ def preset(name):
     return f"{first_line(load_config(None, [('preset', name), ('method.name', 'resd')]))}\n{rest}"
 
 
+def between(text, name, content):
+    """The text with what stands between <!-- NAME --> and <!-- end NAME --> replaced."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    return pattern.sub(lambda m: f"{m[1]}{content}{m[2]}", text)
+
+
+def results(text, folder):
+    """The evidence page with the results of a directory, whose pictures are copied beside it."""
+    found = (folder / "evidence.md").read_text(encoding="utf-8").partition("# Evidence\n")[2]
+    for picture in sorted((folder / "figures").glob("*.png")):
+        shutil.copyfile(picture, EVIDENCE.parent / f"evidence-{picture.name}")
+    found = found.replace("](figures/", "](evidence-").replace("\n## ", "\n### ")
+    return between(text, "results", f"{found.strip()}\n")
+
+
 if __name__ == "__main__":
     for name in preset_names():
         (PRESETS / f"{name}.toml").write_text(preset(name), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    text = EVIDENCE.read_text(encoding="utf-8")
+    text = between(text, "registered", registered(load_experiments()))
+    for folder in sys.argv[1:]:
+        text = results(text, Path(folder))
+    EVIDENCE.write_text(text, encoding="utf-8")

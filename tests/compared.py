@@ -49,6 +49,7 @@ def metrics(means, per_step=16, precision=None, entries=1):
         rollouts = step * per_step
         if step:
             row = {"step": step, "rollouts": rollouts, "time/step_s": 0.5}
+            row |= {"rollout/passed": mean, "tokens/rollout": 7 * per_step}
             if precision is not None:
                 row |= {"playbook/precision": precision, "playbook/recall": 0.25}
                 row["playbook/entries"] = entries

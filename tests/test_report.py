@@ -13,7 +13,7 @@ from rich.console import Console
 
 from resd.errors import UserError
 from resd.report.labels import spread
-from resd.report.plot import _STYLE, draw, save_pictures
+from resd.report.plot import STYLE, draw, save_pictures
 from resd.report.results import read_result
 from resd.report.table import make_rows, markdown_table, rich_table, title
 
@@ -142,7 +142,7 @@ def test_the_pictures_show_something_and_are_the_same_each_time(tmp_path):
 
 
 def drawn(summaries):
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         figure = draw(summaries)
         figure.canvas.draw()
     return figure

@@ -53,6 +53,17 @@ def test_every_evaluation_measures_it(
     assert json.loads(capsys.readouterr().out)["eval/retention/none"] == 1.0
 
 
+def test_it_may_be_measured_at_both_ends_alone(
+    train_words: Words, env: Callable[[str], str], tmp_path: Path
+) -> None:
+    over = {"evaluation__retention": 3, "evaluation__retention_at": "ends"}
+    words = train_words(task=env(KEPT), train__steps=3, evaluation__every=1, **over)
+    assert main(words) == 0
+    rows = [row for row in read_metrics(tmp_path / "run") if "eval/mean@2" in row]
+    having = [row["step"] for row in rows if "eval/retention/all" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3] and having == [0, 3]
+
+
 def test_it_is_a_column_of_a_comparison(
     train_words: Words, env: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, lab, probe, report, retention, tasks
+from resd.cli import doctor, evidence, lab, probe, report, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -131,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train a model; with no argument, the lab's", add_help=False)
     _eval_arguments(commands.add_parser("eval", help="evaluate a run's model, or any model"))
     _compare_arguments(commands.add_parser("compare", help="several methods and seeds, one table"))
+    evidence.add_arguments(
+        commands.add_parser("evidence", help="the registered experiments: which claims hold")
+    )
     _playbook_arguments(commands.add_parser("playbook", help="look at a run's playbook"))
     listed = commands.add_parser(
         "tasks", help="list tasks and presets, check a task, start your own"

@@ -91,7 +91,7 @@ def make_runs(
         read_toml(config_file)
     runs = [_run(config_file, v, seed, shared, output) for seed in seeds for v in variants]
     for run in runs:
-        _check_directory(run)
+        check_directory(run)
     return runs
 
 
@@ -133,7 +133,7 @@ def _run(
     return Run(variant, seed, config, file, overrides, path)
 
 
-def _check_directory(run: Run) -> None:
+def check_directory(run: Run) -> None:
     """A directory holds nothing, or this very run.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from resd.config.anchors import AnchorConfig
 from resd.config.checkpoint import CheckpointConfig
+from resd.config.evaluation import EvalConfig
 from resd.config.handoff import SwitchConfig
 from resd.config.load import (
     load_config,
@@ -18,7 +19,6 @@ from resd.config.run import (
     METHODS,
     DistillConfig,
     EngineConfig,
-    EvalConfig,
     GrpoConfig,
     HandoffConfig,
     LoraConfig,

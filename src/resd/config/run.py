@@ -18,6 +18,7 @@ from pydantic import (
 
 from resd.config.anchors import AnchorConfig
 from resd.config.checkpoint import CheckpointConfig
+from resd.config.evaluation import EvalConfig
 from resd.config.handoff import SwitchConfig
 from resd.config.part import Part
 from resd.config.stream import StreamPart
@@ -177,24 +178,6 @@ class TrainConfig(Part):
     )
 
 
-class EvalConfig(Part):
-    """Validation (paper: 4 samples, temperature 0.6, top-p 0.95)."""
-
-    every: int = Field(10, ge=0, description="steps between evaluations; 0 for only at the end")
-    samples: int = Field(4, ge=1, description="n of mean@n and best@n")
-    temperature: float = Field(0.6, gt=0, description="sampling temperature")
-    top_p: float = Field(0.95, gt=0, le=1, description="nucleus")
-    max_examples: int | None = Field(None, ge=1, description="test examples used; all by default")
-    at_start: bool = Field(True, description="evaluate before the first step")
-    retention: int = Field(
-        0,
-        ge=0,
-        description="examples a group of what is to be kept, the task's own or general skills "
-        "(resd retention); 0 is off",
-    )
-    retention_tokens: int = Field(256, ge=1, description="most tokens of an answer to one of them")
-
-
 class TeacherConfig(Part):
     """The self-teacher (paper: pi_old)."""
 
@@ -278,6 +261,16 @@ class ResdConfig(DistillConfig):
     )
     max_solutions: int = Field(4096, ge=1, description="examples in the solution buffer")
     playbook: PlaybookConfig = Field(default_factory=PlaybookConfig, description="the playbook")
+    lessons: list[str] | None = Field(
+        None,
+        description="the teacher sees these in place of the playbook: one written by hand, or as a "
+        "control another task's",
+    )
+    control: Literal["shuffled_playbook", "shuffled_reflection"] | None = Field(
+        None,
+        description="for ablations, the teacher sees what is of no use: the playbook's entries "
+        "with their last words exchanged, or another example's reflection",
+    )
 
 
 class SdpoConfig(DistillConfig):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from resd.context.playbook import Entry
 from resd.context.reflection import Reflection
 from resd.context.templates import Templates
+from resd.lab_base.attempts import attempt
 from resd.lab_base.targets import (
     GENERAL_LESSONS,
     WRONG_WORDS,
@@ -34,9 +35,7 @@ from resd.tasks.lab.dialect import (
     HOUSES,
     LEVELS,
     MARKS,
-    NOTATIONS,
     OPENERS,
-    ORDERS,
     ROOMS,
     SHIFTS,
     SPELLINGS,
@@ -321,7 +320,8 @@ class Corpus:
     ) -> tuple[str, Finding]:
         """A response that fails, and what the interpreter says of it."""
         while True:
-            lines = [self._attempt(dialect, request, known) for request in requests]
+            executed = self.mix.executed
+            lines = [attempt(self.rng, dialect, one, known, executed) for one in requests]
             if self.rng.random() < 0.03:
                 lines.pop()
             trial = "\n".join(lines)
@@ -371,51 +371,3 @@ class Corpus:
             fact = self.rng.choice(other.facts())
             if fact not in truth:
                 return fact
-
-    def _attempt(self, dialect: Dialect, request: Request, known: int) -> str:
-        """A student's attempt, at any stage of learning; some are garbage."""
-        rng = self.rng
-        if rng.random() < 0.5:
-            # A student that has learnt all conventions up to some point.
-            learnt = rng.randint(0, 7)
-            right = [i < learnt or rng.random() < 0.3 for i in range(7)]
-        else:
-            skill = rng.random()
-            right = [rng.random() < skill for _ in range(7)]
-        if self._chance(self.mix.executed):
-            right = [True] * 4 + [rng.random() < 0.7, rng.random() < 0.5, rng.random() < 0.3]
-        stated = rng.random() < 0.9
-        # In the order of the facts, but for the verbs, which nobody states.
-        right = [it or (stated and i < known) for i, it in enumerate(right)]
-        guess = Dialect(
-            opener=dialect.opener if right[0] else rng.choice(OPENERS),
-            closer=dialect.closer if right[1] else rng.choice(CLOSERS),
-            mark=dialect.mark if right[2] else rng.choice(MARKS),
-            order=dialect.order if right[3] else rng.choice(ORDERS),
-            notation=dialect.notation if right[4] else rng.choice(tuple(NOTATIONS)),
-            verbs=dialect.verbs if right[5] else tuple(rng.sample(VERBS, len(VERBS))),
-            shift=dialect.shift
-            if right[6]
-            else rng.choice((0, *SHIFTS) if dialect.shift else (0,)),
-        )
-        room = request.room if rng.random() < 0.98 else rng.choice(ROOMS)
-        line = guess.command(request.device, room, request.level)
-        return self._garble(line) if rng.random() < 0.06 else line
-
-    def _garble(self, line: str) -> str:
-        rng = self.rng
-        words = line.split()
-        place = rng.randrange(len(words))
-        kind = rng.randrange(5)
-        if kind == 0:
-            del words[place]
-        elif kind == 1:
-            words.insert(place, rng.choice(words))
-        elif kind == 2:
-            words[place] = rng.choice((*VERBS, *DEVICES, *ROOMS, *OPENERS, *CLOSERS, *MARKS))
-        elif kind == 3:
-            other = rng.randrange(len(words))
-            words[place], words[other] = words[other], words[place]
-        else:
-            words = words[:place]
-        return " ".join(words)

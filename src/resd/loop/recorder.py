@@ -55,7 +55,7 @@ class Recorder:
     def written(self, what: str, wanted: Sequence[Written], outputs: Sequence[Completion]) -> None:
         """Keep what the model wrote about rollouts, and count its tokens."""
         for item, output in zip(wanted, outputs, strict=True):
-            self._written[what] += len(output.token_ids)
+            self._written[what.removesuffix("_again")] += len(output.token_ids)
             self.trace(
                 what,
                 item.about.example.id,

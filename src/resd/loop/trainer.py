@@ -266,6 +266,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         step, config = self.progress.step, self.config
+        keeps = config.evaluation.retention_at == "all" or step in (0, self.course.steps)
         with self.clock.apart("evaluate"):
             result = evaluate(
                 self.sampler,
@@ -274,7 +275,7 @@ class Trainer:
                 config.rollout.max_new_tokens,
                 step,
                 self.baselines,
-                self.setup.retention,
+                self.setup.retention if keeps else None,
             )
         if result.failed:
             self.view.warn(f"evaluation at step {step}: {result.first_failure}")

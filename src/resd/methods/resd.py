@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from resd.config import ResdConfig
 from resd.context import (
+    Entry,
     Operation,
     Playbook,
     Reflection,
@@ -19,6 +20,7 @@ from resd.context import (
     parse_success_tags,
 )
 from resd.methods.base import Notes, Services, StepReport, Written
+from resd.methods.controls import shuffled_entries, shuffled_reflections
 from resd.methods.distillation import Distillation
 from resd.report.playbook import playbook_markdown
 from resd.types import ChatMessage, Completion, Rollout
@@ -79,6 +81,8 @@ class Resd(Distillation[ResdConfig]):
             self._curate(batch, reflections, report)
         self._trace_playbook()
         self._describe(before, report)
+        if self.config.control == "shuffled_reflection":
+            reflections = shuffled_reflections(reflections, batch)
         return Notes([reflections.get(i) for i in range(len(batch))])
 
     def _reflect(
@@ -224,7 +228,7 @@ class Resd(Distillation[ResdConfig]):
         outcome, config = rollout.outcome, self.config
         assert outcome is not None
         cached = self.solutions.get(rollout.example.id) if config.use_solutions else None
-        playbook = self.playbook.shown() if config.use_playbook else []
+        playbook = self._lessons() if config.use_playbook else []
         if outcome.passed:
             solution = cached or rollout.answer or peer
             return Sections(playbook, solution=solution) if solution else None
@@ -238,6 +242,15 @@ class Resd(Distillation[ResdConfig]):
             reflection=(reflection if config.use_reflection else None) or Reflection(),
             solution=solution,
         )
+
+    def _lessons(self) -> Sequence[Entry]:
+        """The playbook as the teacher sees it."""
+        if self.config.lessons is not None:
+            return [Entry(f"misc-{i:05d}", text) for i, text in enumerate(self.config.lessons, 1)]
+        shown = self.playbook.shown()
+        if self.config.control == "shuffled_playbook":
+            return shuffled_entries(shown, self.services.seed)
+        return shown
 
     # -- what is kept -------------------------------------------------------------------------
 

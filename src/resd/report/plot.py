@@ -22,10 +22,10 @@ from resd.report.table import samples_name, title
 # Okabe and Ito's palette, without its yellow and black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_WIDTH, _HEIGHT, _DPI = 8.0, 4.5, 200
+_WIDTH, _HEIGHT, DPI = 8.0, 4.5, 200
 _LEFT, _BOTTOM, _TOP = 0.098, 0.13, 0.83
 _INK, _FAINT = "#222222", "#666666"
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": "#aaaaaa",
@@ -57,11 +57,11 @@ def save_pictures(summaries: Sequence[Summary], png: Path, svg: Path) -> None:
         png: the one for a README.
         svg: the one for print.
     """
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         figure = draw([summary for summary in summaries if summary.results])
-        with _replacing(png) as scratch:
-            figure.savefig(scratch, format="png", dpi=_DPI, metadata={"Software": None})
-        with _replacing(svg) as scratch:
+        with replacing(png) as scratch:
+            figure.savefig(scratch, format="png", dpi=DPI, metadata={"Software": None})
+        with replacing(svg) as scratch:
             figure.savefig(scratch, format="svg", metadata={"Date": None, "Creator": "resd"})
 
 
@@ -183,7 +183,7 @@ def _ends(summaries: Sequence[Summary], looks: Sequence[_Look]) -> list[End]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A scratch file that becomes `path` once it is complete."""
     scratch = path.with_name(f".{path.name}.tmp")
     yield scratch

@@ -1,0 +1,162 @@
+"""Registered experiments on the real loop and the real lab."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from bad_input import Capture
+
+from resd.api import train
+from resd.cli import main
+from resd.config import load_config
+from resd.errors import UserError
+from resd.evidence import by_token
+from resd.evidence.measure import TOKENS_FILE, measure
+from resd.evidence.plan import plan, probed_command
+from resd.evidence.registry import load_experiments
+from resd.loop.trainer import Trainer
+from resd.loop.view import MuteView
+from resd.runs import read_metrics
+from resd.types import TrainingSample
+
+QUICK: dict[str, Any] = {"task_args.dialect": 5, "train.steps": 2, "train.batch_size": 4}
+QUICK |= {"train.updates_per_batch": 1, "method.aggregation": "token_mean", "traces": False}
+QUICK |= {"evaluation.every": 0, "evaluation.samples": 1, "evaluation.max_examples": 4}
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run) if "train/loss" in row]
+
+
+def by_word(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / TOKENS_FILE).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("probed") / "run"
+    assert by_token.main(json.dumps(list({**QUICK, "output": str(run)}.items()))) == 0
+    return run
+
+
+def test_a_probe_changes_nothing_and_tokens_are_counted(
+    probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, int]] = []
+    real = Trainer._write
+
+    def write(self: Any, what: str, *args: Any, **kwargs: Any) -> Any:
+        outputs = real(self, what, *args, **kwargs)
+        written.extend((what, len(output.token_ids)) for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(Trainer, "_write", write)
+    plain = tmp_path / "plain"
+    assert main(["train", *tiny.arguments({**QUICK, "output": str(plain)})]) == 0
+    assert [r["train/loss"] for r in steps(plain)] == [r["train/loss"] for r in steps(probed)]
+    for what in ("reflection", "curation"):
+        counted = sum(row[f"tokens/{what}"] for row in steps(plain))
+        assert counted == sum(number for kind, number in written if kind == what) > 0
+    for row in steps(plain):
+        assert row["tokens/rollout"] == pytest.approx(4 * row["rollout/length"])
+
+
+def test_the_loss_of_the_words_is_the_loss_that_is_trained_on(probed: Path) -> None:
+    for row in steps(probed):
+        words = [word for word in by_word(probed) if word["step"] == row["step"]]
+        tokens = sum(word["tokens"] for word in words)
+        assert tokens == row["tokens/rollout"]
+        assert sum(word["loss"] for word in words) / tokens == pytest.approx(
+            row["train/loss"], rel=1e-4
+        )
+    assert {word["wrong"] for word in by_word(probed)} == {True, False}
+    assert -1 < measure(probed).at("wrong_share", "last") < 1
+
+
+class Letters:
+    """A tokenizer whose tokens are characters; 0 ends the response."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return "".join(map(chr, filter(None, ids)))
+
+
+def test_a_word_is_wrong_if_another_belongs_in_its_place() -> None:
+    def marks(text: str, gold: str) -> list[tuple[int, bool]]:
+        sample = TrainingSample((1,), (*map(ord, text), 0))
+        return by_token.word_marks(Letters(), sample, gold)
+
+    right, wrong = (0, False), (1, True)
+    assert marks("ab cd", "ab cd") == [right] * 3 + [(1, False)] * 2 + [(2, False)]
+    assert marks("ab xy", "ab cd")[2:] == [right, wrong, wrong, (2, False)]
+    assert marks("ab", "ab cd") == [right, right, wrong]  # it ends too early
+    assert marks("ab cd ef", "ab cd")[-3:] == [(2, True), (2, True), (3, False)]
+
+
+def test_a_probe_needs_a_task_that_knows_the_answers(tmp_path: Path, tiny_model: Path) -> None:
+    values = tiny.settings(tiny_model, tmp_path / "run")
+    with pytest.raises(UserError, match="has no gold"):
+        by_token.main(json.dumps(list(values.items())))
+
+
+def test_a_probed_run_that_broke_off_starts_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    values = {**QUICK, "train.steps": 1, "output": str(run)}
+    words = json.dumps(list(values.items()))
+    run.mkdir()
+    (run / "config.toml").write_text("")
+    (run / TOKENS_FILE).write_text("{}\n")
+    assert by_token.main(words) == 0
+    assert {word["step"] for word in by_word(run)} == {1}
+
+
+def test_the_command_line_refuses_in_one_line(capsys: Capture, tmp_path: Path) -> None:
+    out = ["--output", str(tmp_path / "out")]
+    assert main(["evidence", "--only", "tabel2", *out]) == 2
+    assert "did you mean table2" in capsys.readouterr().err
+    assert main(["evidence", "--train.lr", "1", *out]) == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+    assert main(["evidence", "--only", "table2", "--jobs", "0", *out]) == 2
+    assert "at least 1 run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["evidence", "--list", *out]) == 0
+    assert "table2" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_every_registered_variant_trains(tmp_path: Path) -> None:
+    """One or two steps of each, in this process: no experiment stops a night's work."""
+    experiments = load_experiments()
+    planned = [item for name in experiments for item in plan(experiments, name, tmp_path, True)]
+    runs = {item.run.path: item.run for item in planned if item.dialect == 5}
+    for path, run in runs.items():
+        overrides = [*run.overrides, ("train.steps", 1), ("evaluation.at_start", False)]
+        train(load_config(None, overrides), MuteView())
+        rows = [row for row in read_metrics(path) if "tokens/rollout" in row]
+        assert len(rows) == len(run.config.stream or [1])
+    assert len(runs) >= 45
+
+
+@pytest.mark.slow
+def test_quick_gives_a_table(tmp_path: Path) -> None:
+    assert main(["evidence", "--quick", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "evidence.json").read_text())
+    assert list(found["experiments"]) == ["table2", "noise", "fig5"]
+    for experiment in found["experiments"].values():
+        assert experiment["runs"] == experiment["wanted"] and not experiment["failures"]
+        assert all(claim["effect"] is not None for claim in experiment["claims"])
+    assert len(list((tmp_path / "figures").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_a_probed_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    (item, *_) = plan(load_experiments(), "fig5", tmp_path, True)
+    item.run.path.mkdir(parents=True)
+    (item.run.path / "file").write_text("in the way")
+    done = subprocess.run(probed_command(item.run, False), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("resd: ")
