@@ -68,6 +68,7 @@ class Mix:
         executed: of the failing commands, those that only execution finds fault with.
         dirty: of the playbooks, those with wrong entries.
         beside: of a house's playbooks, those with another house's facts as well.
+        unknown: of the playbooks to solve with, those that lack just the verb that is needed.
     """
 
     lookups: float = 0.0
@@ -77,6 +78,7 @@ class Mix:
     executed: float = 0.0
     dirty: float = 1 / 3
     beside: float = 0.4
+    unknown: float = 0.0
 
 
 class Corpus:
@@ -233,6 +235,11 @@ class Corpus:
         gold = solution(dialect, requests)
         mode = rng.random()
         playbook = [] if mode < 0.4 else self.playbook(dialect, complete=mode > 0.65)
+        if playbook and self._chance(self.mix.unknown):
+            needed = dialect.verb_of(requests[0].device)
+            playbook = self.entries(
+                dialect, [fact for fact in dialect.facts() if not fact.endswith(f" {needed}")]
+            )
         trial, finding = "", None
         if rng.random() < (0.75 if mode < 0.4 else 0.6):
             trial, finding = self.failure(dialect, requests, known)
@@ -338,7 +345,11 @@ class Corpus:
             if not complete and rng.random() < 0.5:
                 rng.shuffle(facts)
                 facts = facts[: max(1, len(facts) - 2)]
-        facts = self._beside(dialect, list(dict.fromkeys(facts)))
+        return self.entries(dialect, list(dict.fromkeys(facts)))
+
+    def entries(self, dialect: Dialect, facts: Sequence[str]) -> list[Entry]:
+        """Facts in any order, with rising ids."""
+        rng, facts = self.rng, self._beside(dialect, facts)
         serials = sorted(rng.sample(range(1, rng.choice((40, 120, 999))), len(facts)))
         return [
             Entry(

@@ -74,6 +74,20 @@ class PretrainConfig:
                 beside=0.6,
             ),
         ),
+        Stage(
+            1700,
+            0,
+            2e-3,
+            Mix(
+                lookups=0.12,
+                two_houses=0.7,
+                shifts=0.12,
+                general=0.03,
+                executed=0.3,
+                beside=0.6,
+                unknown=0.4,
+            ),
+        ),
     )
     batch_tokens: int = 9000
     longest: int = 768
