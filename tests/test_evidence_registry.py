@@ -145,6 +145,7 @@ def test_quick_is_short_and_leaves_the_reported_dialects_alone(experiments):
         ("runs = 4", "runs = 5", "runs is 5, but variants x dialects x seeds are 4"),
         ("above = 0", "", "give either above or below"),
         ("above = 0", "above = 0\nbelow = 0", "give either above or below"),
+        ("above = 0", 'above = 0\nmetric = "kep"', "no metric 'kep'; did you mean kept?"),
         ('"10-11"', '"10-9"', "the range 10-9 ends before it begins"),
         ('label = "B"', 'label = "A"', "names variant 'B'"),
         ("order = 1", "order =", "is not valid TOML"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from resd.errors import UserError
-from resd.evidence.registry import OWN, At, Claim
+from resd.evidence.registry import OWN, At
 from resd.loop.clock import PHASES
 from resd.runs.rows import is_step, read_metrics
 
@@ -35,14 +35,6 @@ class Measured:
     steps: Sequence[Mapping[str, float]]
     evaluations: Sequence[Mapping[str, float]]
     by_token: Sequence[Mapping[str, Any]] = ()
-
-    def value(self, claim: Claim) -> float:
-        """The claim's metric where the claim looks at it.
-
-        Raises:
-            UserError: the run does not hold it.
-        """
-        return self.at(claim.metric, claim.at)
 
     def at(self, metric: str, at: str | At) -> float:
         """A metric at a point of the run; `best` is its greatest value.

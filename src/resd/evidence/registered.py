@@ -35,7 +35,7 @@ def _experiment(
         flat = ", ".join(f"{key} {_shown(value)}" for key, value in identity.flat(own, ""))
         yield f"- {variant.label}: {', '.join(filter(None, (start, flat)))}"
     yield ""
-    yield "Tuned: " + " ".join(experiment.registered.tuned.split()) + "."
+    yield "Tuned: " + " ".join(experiment.registered.tuned.split()).rstrip(".") + "."
     if experiment.registered.cut:
         yield f"Cut: {experiment.registered.cut}."
     yield ""

@@ -68,6 +68,13 @@ class Claim(Part):
     above: float | None = None
     below: float | None = None
 
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        if name not in METRICS and "/" not in name:
+            raise ValueError(f"there is no metric {name!r}{close_to(name, METRICS)}")
+        return name
+
     @model_validator(mode="after")
     def _one_side(self) -> Claim:
         if (self.above is None) == (self.below is None):
