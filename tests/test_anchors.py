@@ -161,8 +161,8 @@ def test_the_optimiser_is_given_the_sum_of_both_gradients(tiny_model: Path, meth
 def test_the_estimate_of_the_memory_is_what_is_held(whole: Any, tiny_model: Path) -> None:
     answers = [((5, 6, 7 + i), tuple(range(20, 28))) for i in range(6)]
     anchors = made(whole, answers)
-    held = sum(t.numel() * t.element_size() for t in anchors._states.values())
-    fixed = anchors._initial_head.module._tensors
+    held = sum(t.numel() * t.element_size() for t in anchors._initial.states.values())
+    fixed = anchors._initial.head.tensors()
     held += sum(t.numel() * t.element_size() for t in fixed.values())
     words = [("model.path", str(tiny_model))]
     words += [(f"method.anchors.{k}", "6" if k == "number" else "8") for k in LIMITS]

@@ -359,3 +359,19 @@ def test_a_stream_is_not_extended(run: Any, capsys: pytest.CaptureFixture[str]) 
     place = run("short", "sdpo")
     assert main(["train", "--resume", str(place), "--train.steps", "9"]) == 2
     assert "is a stream, whose steps belong to its tasks" in capsys.readouterr().err
+
+
+def test_anchors_of_tasks_left_behind_are_in_the_estimate(tiny_model: Path) -> None:
+    from resd.models.memory import Memory
+
+    def held(*over: tuple[str, Any]) -> int:
+        words = [("model.path", str(tiny_model)), ("stream", HOUSES), *over]
+        words += [("method.anchors.weight", 1.0), ("method.anchors.number", 6)]
+        memory = Memory(load_config(None, [*words, ("method.anchors.max_new_tokens", 8)]))
+        return {part.name: part.bytes for part in memory.estimate().kept}["anchors"]
+
+    width, vocabulary = 32, 1024
+    more = (2 * vocabulary + 2 * 3 * 8) * width * 4
+    assert held(("method.anchors.earlier", 3)) - held() == more
+    adapters = [("model.lora.rank", 4)]
+    assert held(*adapters, ("method.anchors.earlier", 3)) - held(*adapters) == 2 * 3 * 8 * width * 4

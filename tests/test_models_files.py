@@ -142,7 +142,7 @@ def test_an_end_token_beyond_the_embedding_is_refused(place: Path) -> None:
     assert tok.eos_token_id not in end_token_ids(model, load_tokenizer(str(place)))
     tok.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tok.save_pretrained(place)
-    with pytest.raises(UserError, match=r"end token .*beyond the model's 7\d\d tokens"):
+    with pytest.raises(UserError, match=r"end token .*beyond the model's \d+ tokens"):
         load_tokenizer(str(place))
     model.generation_config.eos_token_id = model.config.eos_token_id = 10**6
     with pytest.raises(UserError, match="every end token"):

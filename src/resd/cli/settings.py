@@ -54,6 +54,10 @@ def settings(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
                 rows += [(k, d, f"({method}) {m}") for k, d, m in own if k != "method.name"]
             continue
         part = _sub_model(field.annotation)
+        if part is not None and typing.get_origin(field.annotation) is list:
+            keys = ", ".join(part.model_fields)
+            rows.append((key, "none", f"{field.description}: {keys}"))
+            continue
         if part is not None:
             if part is not field.annotation:
                 rows.append((key, "none", f"{field.description}; set any of its keys:"))

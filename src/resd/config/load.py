@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -260,5 +261,7 @@ def _dotted(model: type[BaseModel], prefix: str) -> Iterator[str]:
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         part = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
         yield f"{prefix}{name}"
+        if typing.get_origin(field.annotation) is list:
+            continue  # keys of a table in a file, and of no word of the command line
         if part is not None:
             yield from _dotted(part, f"{prefix}{name}.")

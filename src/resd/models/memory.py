@@ -222,9 +222,13 @@ class Memory:
     def _anchors(self) -> Part:
         """The initial model's head, and its hidden states of the answers; whole in each process."""
         sizes, anchors = self.sizes, self.run.method.anchors
-        tokens = anchors.number * anchors.max_new_tokens
-        size = (sizes.vocabulary + tokens) * sizes.hidden * sizes.b * bool(anchors.weight)
-        formula = f"(vocabulary + {anchors.number} answers x {anchors.max_new_tokens} tokens)"
+        left = max(0, len(self.run.stream) - 1) if anchors.earlier else 0
+        answers = anchors.number + left * anchors.earlier
+        heads = 1 + (0 if sizes.adapters else left)  # a head that is trained is another each time
+        tokens = answers * anchors.max_new_tokens
+        size = (heads * sizes.vocabulary + tokens) * sizes.hidden * sizes.b * bool(anchors.weight)
+        heads_text = f"{heads} x vocabulary" if heads > 1 else "vocabulary"
+        formula = f"({heads_text} + {answers} answers x {anchors.max_new_tokens} tokens)"
         return Part("anchors", size, f"{formula} x hidden x b", "method.anchors.number")
 
     def _teacher(self, n: int) -> tuple[Part, tuple[Part, ...]]:
