@@ -253,7 +253,7 @@ sys.exit(evidence([], Path({str(tmp_path)!r}), experiments={{"x": experiment()}}
     while len(list(tmp_path.glob("runs/*/pid"))) < 3 and time.monotonic() < limit:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
-    assert child.wait(30) == 130
+    assert child.wait(120) == 130
     assert read(tmp_path)["runs"] == 2
     assert read(tmp_path)["claims"][0]["verdict"] == "unfinished"
     sleeper = [p for p in tmp_path.glob("runs/*/pid") if not (p.parent / "done.json").exists()]
