@@ -146,11 +146,12 @@ def test_every_registered_variant_trains(tmp_path: Path) -> None:
 def test_quick_gives_a_table(tmp_path: Path) -> None:
     assert main(["evidence", "--quick", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "evidence.json").read_text())
-    assert list(found["experiments"]) == ["table2", "noise", "fig5"]
-    for experiment in found["experiments"].values():
+    # Others that share runs with these are reported as far as they go.
+    for name in ("table2", "noise", "fig5"):
+        experiment = found["experiments"][name]
         assert experiment["runs"] == experiment["wanted"] and not experiment["failures"]
         assert all(claim["effect"] is not None for claim in experiment["claims"])
-    assert len(list((tmp_path / "figures").iterdir())) == 3
+        assert (tmp_path / f"figures/{name}.png").is_file()
 
 
 @pytest.mark.slow
