@@ -237,7 +237,8 @@ def test_no_jobs_and_a_file_in_the_way_are_refused(tmp_path):
 def test_ctrl_c_leaves_what_is_done(tmp_path):
     """Stopped while the third run sleeps: two are reported, and the same call goes on."""
     program = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_evidence import Runs, evidence, experiment
