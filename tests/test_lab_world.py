@@ -278,6 +278,13 @@ def test_no_message_names_the_shift_and_it_follows_from_one(dialect, request):
     assert f"shift: {dialect.shift}" in dialect.facts()
 
 
+def test_a_request_says_that_levels_are_shifted_and_not_by_how_much():
+    world, plain = LabEnvironment(3, inference=True, house="oak"), LabEnvironment(3)
+    text = world.examples("train")[0].prompt[0]["content"]
+    assert text.split("\n")[:2] == ["in oak house", "levels are shifted"]
+    assert "shifted" not in plain.examples("train")[0].prompt[0]["content"]
+
+
 @given(SHIFTED, DIALECTS, REQUESTS)
 def test_what_feedback_of_a_shifted_dialect_teaches_is_true(dialect, other, request):
     line = other.command(request.device, request.room, request.level)

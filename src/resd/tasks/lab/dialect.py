@@ -27,6 +27,7 @@ MARKS = ("@", "#", "%", "&", "~", "+")
 ORDERS = tuple(itertools.permutations(("room", "verb", "level")))
 LEVELS = range(1, 10)
 SHIFTS = range(1, 9)
+SHIFTED = "levels are shifted"
 HOUSES = (
     *("birch", "oak", "elm", "ash", "maple", "cedar", "pine", "willow"),
     *("rowan", "hazel", "alder", "larch", "beech", "aspen", "holly", "yew"),
@@ -116,8 +117,13 @@ class Dialect:
         return f"{self.house} {fact}" if self.house else fact
 
     def heading(self, known: int = 0) -> list[str]:
-        """What a question says before its requests: the house, and the first facts, 0 to 5."""
-        return ([f"in {self.house} house"] if self.house else []) + self.facts()[:known]
+        """What a question says before its requests: the house, and the first facts, 0 to 5.
+
+        That levels are shifted is said, and not by how much: a reader who could not tell such
+        dialects from the others would look for a shift behind every wrong level (LOG.md).
+        """
+        house = [f"in {self.house} house"] if self.house else []
+        return house + ([SHIFTED] if self.shift else []) + self.facts()[:known]
 
     def write(self, level: int) -> str:
         """A level in the dialect's notation."""

@@ -35,7 +35,8 @@ class LabEnvironment:
             dialect would say. Rewards are always right.
         house: the house that every request names; "" for none. Dialects of several houses can be
             held at once.
-        inference: levels are shifted, which no message says and which has to be inferred.
+        inference: levels are shifted, every request says so, and by how much no message says: it
+            has to be inferred.
         train_size: training examples (the single requests repeat, reshuffled, beyond 336).
         test_size: test examples.
     """

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from resd.tasks.lab.dialect import DEVICES, HOUSES, LEVELS, ROOMS, Dialect
+from resd.tasks.lab.dialect import DEVICES, HOUSES, LEVELS, ROOMS, SHIFTED, Dialect
 from resd.tasks.lab.interpreter import Request
 from resd.types import ChatMessage, Example
 
@@ -36,7 +36,7 @@ def anchors(task: Dialect) -> list[list[ChatMessage]]:
 
     world = World(0, lab_templates(), turn=lambda text: text)
     bare = {Request(d, r, n).text() for d in DEVICES for r in ROOMS for n in LEVELS}
-    bare.update(f"in {house} house" for house in HOUSES)
+    bare.update([SHIFTED, *(f"in {house} house" for house in HOUSES)])
 
     def prompts() -> Iterator[list[ChatMessage]]:
         while True:
