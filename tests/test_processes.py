@@ -187,7 +187,18 @@ def test_two_processes_have_an_engine_each(
 
 WORLD = """
 import os
+import shutil
+import time
 import tiny
+
+if os.environ.get("RANK") == "0" and "late" in {mode!r}:
+    removed = shutil.rmtree
+
+    def rmtree(*args, **kwargs):  # time enough for the other process to make the directory itself
+        removed(*args, **kwargs)
+        time.sleep(1.0)
+
+    shutil.rmtree = rmtree
 
 class World(tiny.TinyWorld):
     def examples(self, split):
@@ -203,11 +214,27 @@ class World(tiny.TinyWorld):
 """
 
 
+def in_world(mode: str, place: Path) -> str:
+    """A task whose processes meet with something."""
+    world = place / "world.py"
+    world.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n" + WORLD.format(mode=mode))
+    return f"{world}:World"
+
+
+def test_no_shard_is_written_before_there_is_room(tiny_model: Path, tmp_path: Path) -> None:
+    """Process 0 makes the directory of a checkpoint; another that came first made it fail."""
+    settings = tiny.settings(
+        tiny_model, tmp_path / "run", task=in_world("late", tmp_path), train__steps=1
+    )
+    settings["rollout.env_mode"] = "thread"
+    done = start(["train", *tiny.arguments(settings)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run/done.json").is_file()
+
+
 @pytest.mark.parametrize("mode", ["broken", "dies"])
 def test_an_error_in_one_process_ends_all(mode: str, tiny_model: Path, tmp_path: Path) -> None:
-    world = tmp_path / "world.py"
-    world.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n" + WORLD.format(mode=mode))
-    settings = tiny.settings(tiny_model, tmp_path / "run", task=f"{world}:World")
+    settings = tiny.settings(tiny_model, tmp_path / "run", task=in_world(mode, tmp_path))
     settings["rollout.env_mode"] = "thread"  # dies: the process itself
     done = start(["train", *tiny.arguments(settings)])
     assert done.returncode != 0

@@ -291,6 +291,9 @@ class Sharded:
 
     def save(self, place: Path, tensors: Mapping[str, Any]) -> None:
         """Write nested tensors by name; each process its shards, process 0 the table of them."""
+        # Process 0 makes the directory anew: one that another made meanwhile is in its way.
+        with _listening():
+            dist.barrier(group=self._saving)
         files.write(place, tensors, process_group=self._saving)
 
     def load(self, place: Path, tensors: Mapping[str, Any]) -> None:
