@@ -278,12 +278,17 @@ def hang_in_c(example: Example) -> None:
     re.match("(a+)+$", "a" * 60 + "b")
 
 
+def _handles() -> list[int]:
+    """All but the standard ones: how high a worker's own lie depends on its trainer's."""
+    return [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
+
+
 @deed
 def forge(example: Example) -> None:
     """Write a passing verdict to whatever is open, under every number."""
     for number in range(100):
         data = f'[{number}, {{"reward": 1.0, "passed": true}}, "", "", [], false]'.encode()
-        for handle in range(3, 30):
+        for handle in _handles():
             with contextlib.suppress(OSError):
                 os.write(handle, len(data).to_bytes(8, "big") + data)
     os._exit(0)
@@ -291,7 +296,7 @@ def forge(example: Example) -> None:
 
 @deed
 def scribble(example: Example) -> None:
-    for handle in range(3, 30):
+    for handle in _handles():
         with contextlib.suppress(OSError):
             os.write(handle, b"\xff" * 100)
 
