@@ -278,6 +278,15 @@ def test_no_message_names_the_shift_and_it_follows_from_one(dialect, request):
     assert f"shift: {dialect.shift}" in dialect.facts()
 
 
+@given(SHIFTED, REQUESTS, st.sampled_from(sorted(NOTATIONS)))
+def test_the_notation_is_taught_before_the_shift(dialect, request, notation):
+    words = dialect.command(request.device, request.room, request.level).split()
+    words[1 + dialect.order.index("level")] = NOTATIONS[notation][request.level - 1]
+    finding = check_command(dialect, request, " ".join(words))
+    kind = "shift" if notation == dialect.notation else "level"
+    assert finding.fact == next(f for f in dialect.facts() if f.startswith(f"{kind}:"))
+
+
 def test_a_request_says_that_levels_are_shifted_and_not_by_how_much():
     world, plain = LabEnvironment(3, inference=True, house="oak"), LabEnvironment(3)
     text = world.examples("train")[0].prompt[0]["content"]
@@ -306,6 +315,14 @@ def test_noise_is_a_share_of_wrong_messages_and_changes_no_reward():
     assert 0.2 < wrong / len(examples) < 0.4
     gold = [world.evaluate(example, world.gold(example)) for example in examples]
     assert all(outcome.passed and not outcome.feedback for outcome in gold)
+
+
+def test_noise_is_drawn_for_every_example():
+    """The same response to all of them: neither always right nor always wrong."""
+    world, truth = LabEnvironment(2, noise=0.3), LabEnvironment(2)
+    pairs = [(world.evaluate(e, "hey"), truth.evaluate(e, "hey")) for e in world.examples("train")]
+    wrong = sum(noisy.feedback != plain.feedback for noisy, plain in pairs)
+    assert 0.2 < wrong / len(pairs) < 0.4
 
 
 def test_a_wrong_message_states_what_is_false():

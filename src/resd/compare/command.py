@@ -19,11 +19,20 @@ from typing import Any
 
 from rich.console import Console
 
-from resd.compare.plan import Command, Run, State, make_runs, train_command, with_file_kept
+from resd.compare.plan import (
+    Command,
+    Run,
+    State,
+    check_jobs,
+    make_folders,
+    make_runs,
+    train_command,
+    with_file_kept,
+)
 from resd.compare.progress import make_comparison_view
 from resd.compare.runner import run_all
 from resd.compare.variants import Variant, parse_seeds, parse_variants
-from resd.errors import UserError, one_line, terminal_safe
+from resd.errors import one_line, terminal_safe
 from resd.report.results import Summary, summarise
 from resd.report.table import as_json, failure_lines, markdown_table, notes, rich_table, title
 from resd.runs import atomic
@@ -63,15 +72,10 @@ def compare(
     Raises:
         UserError: something is wrong that the user can mend; said before anything runs.
     """
-    if jobs < 1:
-        raise UserError(f"jobs: at least 1 run at a time, found {jobs}")
+    check_jobs(jobs)
     runs = make_runs(config_file, variants, seeds, shared, output)
     console = console or Console()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "logs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output directory {output}: {error.strerror}") from None
+    make_folders(output, "logs")
     if any(run.state() is not State.FINISHED for run in runs):
         runs = with_file_kept(runs, output)
     view = make_comparison_view(len(runs), output / "logs", console)

@@ -71,6 +71,29 @@ def train_command(run: Run, resume: bool) -> list[str]:
     return [*command, *(f"--{key}={_word(value)}" for key, value in run.overrides)]
 
 
+def check_jobs(jobs: int) -> None:
+    """Refuse a number of runs at a time that is none.
+
+    Raises:
+        UserError: as said.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs: at least 1 run at a time, found {jobs}")
+
+
+def make_folders(output: Path, *names: str) -> None:
+    """Make the directory of several runs, and folders in it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        for name in names:
+            (output / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output directory {output}: {error.strerror}") from None
+
+
 def make_runs(
     config_file: Path | None,
     variants: Sequence[Variant],

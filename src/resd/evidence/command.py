@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resd.compare.plan import Command, Run, State, train_command
+from resd.compare.plan import Command, Run, State, check_jobs, make_folders, train_command
 from resd.compare.progress import ComparisonView, make_comparison_view
 from resd.compare.runner import run_all
-from resd.errors import UserError, terminal_safe
+from resd.errors import terminal_safe
 from resd.evidence import made
 from resd.evidence.plan import Planned, code_version, plan, probed_command
 from resd.evidence.registry import Experiment, chosen, load_experiments
@@ -63,8 +63,7 @@ def evidence(
     Raises:
         UserError: something is wrong that the user can mend; said before anything runs.
     """
-    if jobs < 1:
-        raise UserError(f"jobs: at least 1 run at a time, found {jobs}")
+    check_jobs(jobs)
     console = console or Console()
     every = load_experiments() if experiments is None else dict(experiments)
     picked = chosen(every, only)
@@ -74,7 +73,7 @@ def evidence(
     if listing:
         _list(picked, plans, console)
         return 0
-    _make(output)
+    make_folders(output, "runs", "made", "logs", "figures")
     failures: dict[str, str] = {}
 
     def report() -> list[Result]:
@@ -150,14 +149,6 @@ class _Keeping:
 
     def close(self) -> None:
         self._view.close()
-
-
-def _make(output: Path) -> None:
-    try:
-        for name in ("runs", "made", "logs", "figures"):
-            (output / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output directory {output}: {error.strerror}") from None
 
 
 def _list(

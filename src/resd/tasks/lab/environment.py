@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +131,7 @@ class LabEnvironment:
         shared = math.prod(_OPTIONS[self.known :]) * (len(SHIFTS) if self.dialect.shift else 1)
         chances = []
         for example in self.examples("test"):
-            devices = len(Counter(request.device for request in example.data["requests"]))
+            devices = len({request.device for request in example.data["requests"]})
             chances.append(1 / (shared * math.perm(len(DEVICES), devices)))
         return sum(chances) / len(chances)
 
