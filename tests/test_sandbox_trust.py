@@ -24,7 +24,8 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_candidate_cannot_say_that_the_sandbox_failed(name: str) -> None:
-    forge = f"import os\nfor d in range(3, 1024):\n    try: os.write(d, {FORGED[name].encode()!r})\n"
+    data = FORGED[name].encode()
+    forge = f"import os\nfor d in range(3, 1024):\n    try: os.write(d, {data!r})\n"
     result = call(f"{forge}    except OSError: pass\nos._exit(0)")
     assert (result.values, result.failure) == (None, "protocol")
     assert "none" not in result.message
