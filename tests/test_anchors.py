@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -410,6 +411,14 @@ def test_the_lab_s_prompts_are_other_dialects_and_other_skills() -> None:
     for kind in ("notes:", "reflect", "curate", "tried:"):
         assert sum(kind in text for text in texts) > 50, kind
     assert all(prompt[-1]["role"] == "user" for prompt in found)
+
+
+def test_no_prompt_of_the_lab_is_a_bare_request_of_any_world() -> None:
+    bare = re.compile(r"set the \w+ in the \w+ to \d|in \w+ house|levels are shifted")
+    texts = [prompt[0]["content"] for prompt in LabEnvironment(3).anchors()]
+    lines = [text.strip().splitlines() for text in texts]
+    assert any(bare.fullmatch(line) for text in lines for line in text)  # it knows a request
+    assert not [text for text in lines if all(bare.fullmatch(line) for line in text)]
 
 
 def test_the_lab_s_prompts_hold_no_dialect_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,9 @@ def test_reflection_returns_when_success_is_lost() -> None:
     spread = batch([1, 0, 0, 0], [0, 0, 0, 0])
     method = made(window=2, back=0.05)
     assert steps(method, HALF, HALF, spread, spread, lost, lost, HALF) == [1, 4, 4, 4, 4, 1, 1]
+    # What made it switch does not count again: one bad batch is not a window of two.
+    method = made(window=2, back=0.3)
+    assert steps(method, HALF, HALF, lost, ALL, lost, lost) == [1, 4, 4, 4, 4, 1]
     never = made(window=2, back=0.0)
     assert steps(never, HALF, HALF, lost, lost, lost) == [1, 4, 4, 4, 4]
 

@@ -59,34 +59,13 @@ class PretrainConfig:
     """
 
     stages: tuple[Stage, ...] = (
-        Stage(2400, 300, 3e-3, Mix(lookups=0.12, general=0.08)),
+        Stage(1500, 300, 3e-3, Mix(lookups=0.12, general=0.08)),
+        Stage(300, 0, 2e-3, Mix(lookups=0.2, shifts=0.5, general=0.05, executed=0.4)),
         Stage(
-            1300,
+            3000,
             0,
             2e-3,
-            Mix(
-                lookups=0.14,
-                two_houses=0.6,
-                shifts=0.06,
-                general=0.08,
-                executed=0.4,
-                dirty=0.5,
-                beside=0.6,
-            ),
-        ),
-        Stage(
-            1700,
-            0,
-            2e-3,
-            Mix(
-                lookups=0.12,
-                two_houses=0.7,
-                shifts=0.12,
-                general=0.03,
-                executed=0.3,
-                beside=0.6,
-                unknown=0.4,
-            ),
+            Mix(lookups=0.12, shifts=0.1, general=0.06, executed=0.35, beside=0.2, unknown=0.3),
         ),
     )
     batch_tokens: int = 9000
