@@ -127,6 +127,49 @@ def test_compute_dtype_teacher_and_adapters(tmp_path: Path) -> None:
     assert found["optimiser"] == adapters * 8
 
 
+def test_a_checkpoint_written_in_the_background_is_a_copy_of_what_moves(tmp_path: Path) -> None:
+    """On a CPU beside the step that goes on, else in host memory."""
+    place = made("qwen3", tmp_path, tie_word_embeddings=True)
+    run = settings(place, model__compute_dtype="bfloat16")
+    whole = sizes(run).bare
+    kinds = {
+        "frozen": (whole * 4 * 3, {"name": "sdpo", "teacher": {"kind": "frozen"}}),
+        "live": (whole * 4 * 3, {"name": "sdpo", "teacher": {"kind": "live"}}),
+        "ema": (whole * 4 * 4, {"name": "sdpo", "teacher": {"kind": "ema"}}),
+        "rebased": (
+            whole * 4 * 4,
+            {"name": "sdpo", "teacher": {"kind": "frozen", "at_boundary": "rebase"}},
+        ),
+    }
+    for size, method in kinds.values():
+        each = settings(place, model__compute_dtype="bfloat16", method=method)
+        here = Memory(each).estimate(1, "cpu")
+        assert [part.bytes for part in here.moments["checkpoint"]] == [size]
+        assert "copy for a checkpoint" not in {part.name for part in here.host}
+        shared = Memory(each).estimate(2, "cpu").moments["checkpoint"]
+        assert [part.bytes for part in shared] == [size // 2]
+        for number in (1, 2):  # all processes' share the host
+            card = Memory(each).estimate(number, "cuda")
+            assert "checkpoint" not in card.moments
+            assert {p.name: p.bytes for p in card.host}["copy for a checkpoint"] == size
+    waits = settings(place, checkpoint={"background": False})
+    for device in ("cpu", "cuda"):
+        found = Memory(waits).estimate(1, device)
+        assert "checkpoint" not in found.moments
+        assert "copy for a checkpoint" not in {part.name for part in found.host}
+
+
+def test_a_teacher_that_is_rebased_is_a_model_of_its_own(tmp_path: Path) -> None:
+    place = made("qwen3", tmp_path, tie_word_embeddings=True)
+    rebased = {"name": "sdpo", "teacher": {"kind": "frozen", "at_boundary": "rebase"}}
+    run = settings(place, model__compute_dtype="bfloat16", method=rebased)
+    assert parts(run)["teacher"] == sizes(run).bare * 6  # float32 average, bfloat16 copy
+    adapted = settings(place, model__lora={"rank": 4}, method=rebased)
+    assert parts(adapted)["teacher"] == sizes(adapted).trained * 4
+    frozen = {"name": "sdpo", "teacher": {"kind": "frozen"}}
+    assert parts(settings(place, model__lora={"rank": 4}, method=frozen))["teacher"] == 0
+
+
 def test_processes_share_all_but_what_generates(tmp_path: Path) -> None:
     place = made("qwen3", tmp_path, tie_word_embeddings=True)
     run = settings(place, model__compute_dtype="bfloat16")
