@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,59 @@ def test_what_is_damaged_of_a_task_left_behind_is_said(
     shutil.rmtree(place / "anchors/oak")
     assert main(["train", "--resume", str(place)]) == 2
     assert "the anchors of a task left behind cannot be made again" in capsys.readouterr().err
+
+
+def test_the_files_of_all_tasks_belong_to_the_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Each by its place on the disk and its content, not only the first."""
+    for name in ("first.py", "second.py"):
+        (tmp_path / name).write_text("from resd.tasks.lab import LabEnvironment as World\n")
+    (tmp_path / "third.py").write_text("from resd.tasks.lab import LabEnvironment as World\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stream = [
+        {"name": "a", "task": "first.py:World", "steps": 1},
+        {"name": "b", "task": "second.py:World", "steps": 1},
+        {"name": "c", "task": "third:World", "steps": 1},
+    ]
+    place = tmp_path / "run"
+    values = tiny.settings(tiny_model, place, "sdpo", stream=stream)
+    values = {k: v for k, v in values.items() if not k.startswith("task")}
+    assert main(["train", *tiny.arguments(values)]) == 0
+    (place / "done.json").unlink()
+    # Another process: what was imported, and from where, is forgotten.
+    monkeypatch.delitem(sys.modules, "third")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = load_config(place / "config.toml")
+    assert [part.task for part in config.stream] == [
+        str(tmp_path / "first.py:World"),
+        str(tmp_path / "second.py:World"),
+        "third:World",
+    ]
+    for name in ("first.py", "second.py", "third.py"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text + "# another\n")
+        assert main(["train", "--resume", str(place)]) == 2, name
+        assert "task" in capsys.readouterr().err
+        (tmp_path / name).write_text(text)
+    assert main(["train", "--resume", str(place)]) == 0
+
+
+def test_a_right_response_is_known_of_all_tasks_or_of_none(tmp_path: Path) -> None:
+    assert hasattr(sequence(*HOUSES), "gold")
+    file = tmp_path / "secret.py"
+    file.write_text(
+        "from resd.tasks.lab import LabEnvironment as Lab\n"
+        "class World:\n"
+        "    templates, examples, evaluate = Lab.templates, Lab().examples, Lab().evaluate\n"
+    )
+    mixed = sequence(HOUSES[0], {"name": "secret", "task": f"{file}:World"})
+    assert mixed.examples_of("secret", "test")
+    assert not hasattr(mixed, "gold")
 
 
 def test_a_whole_stream_can_be_evaluated(run: Any, capsys: pytest.CaptureFixture[str]) -> None:

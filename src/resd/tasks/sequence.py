@@ -55,6 +55,9 @@ class SequenceEnvironment:
             self.anchors = self._anchors
         if any(hasattr(part, "retention") for part in self.parts.values()):
             self.retention = self._retention
+        # What is of use only if it is there for every example.
+        if all(hasattr(part, "gold") for part in self.parts.values()):
+            self.gold = self._gold
 
     def examples(self, split: Split) -> list[Example]:
         """Those of all tasks, in order."""
@@ -70,8 +73,7 @@ class SequenceEnvironment:
         part, own = self._own(example)
         return part.evaluate(own, response)
 
-    def gold(self, example: Example) -> str:
-        """The right response, where the task knows it."""
+    def _gold(self, example: Example) -> str:
         part, own = self._own(example)
         return str(part.gold(own))  # type: ignore[attr-defined]
 
