@@ -290,14 +290,15 @@ def test_the_files_of_all_tasks_belong_to_the_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Each by its place on the disk and its content, not only the first."""
-    for name in ("first.py", "second.py"):
-        (tmp_path / name).write_text("from resd.tasks.lab import LabEnvironment as World\n")
-    (tmp_path / "third.py").write_text("from resd.tasks.lab import LabEnvironment as World\n")
+    files = [tmp_path / name for name in ("own/first.py", "own/second.py", "third.py")]
+    (tmp_path / "own").mkdir()
+    for file in files:
+        file.write_text("from resd.tasks.lab import LabEnvironment as World\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     stream = [
-        {"name": "a", "task": "first.py:World", "steps": 1},
-        {"name": "b", "task": "second.py:World", "steps": 1},
+        {"name": "a", "task": "own/first.py:World", "steps": 1},
+        {"name": "b", "task": "own/second.py:World", "steps": 1},
         {"name": "c", "task": "third:World", "steps": 1},
     ]
     place = tmp_path / "run"
@@ -313,16 +314,16 @@ def test_the_files_of_all_tasks_belong_to_the_run(
     monkeypatch.chdir(elsewhere)
     config = load_config(place / "config.toml")
     assert [part.task for part in config.stream] == [
-        str(tmp_path / "first.py:World"),
-        str(tmp_path / "second.py:World"),
+        f"{files[0]}:World",
+        f"{files[1]}:World",
         "third:World",
     ]
-    for name in ("first.py", "second.py", "third.py"):
-        text = (tmp_path / name).read_text()
-        (tmp_path / name).write_text(text + "# another\n")
-        assert main(["train", "--resume", str(place)]) == 2, name
+    for file in files:
+        text = file.read_text()
+        file.write_text(text + "# another\n")
+        assert main(["train", "--resume", str(place)]) == 2, file
         assert "task" in capsys.readouterr().err
-        (tmp_path / name).write_text(text)
+        file.write_text(text)
     assert main(["train", "--resume", str(place)]) == 0
 
 
