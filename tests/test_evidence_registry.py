@@ -72,8 +72,7 @@ def test_every_registered_run_has_a_configuration(experiments, plans):
 def test_a_run_is_shared_where_nothing_differs_and_nowhere_else(plans):
     made_of = {}
     for item in (item for planned in plans.values() for item in planned):
-        probe = item.experiment == "fig5"
-        settings = item.run.config.model_dump_json(), probe
+        settings = item.run.config.model_dump_json()
         assert made_of.setdefault(item.run.path, settings) == settings
     assert len(set(made_of.values())) == len(made_of)
     table2 = {item.run.path for item in plans["table2"]}
@@ -101,13 +100,6 @@ def test_another_base_model_makes_other_runs(tmp_path):
     module._model_digest.cache_clear()
     after = plan(experiments, "x", tmp_path, False)
     assert not {item.run.path for item in before} & {item.run.path for item in after}
-
-
-def test_a_run_without_its_probe_is_another(tmp_path):
-    probed = TEXT.replace("order = 1", "order = 1\nprobe = true")
-    experiments = {"x": parse_experiment("x", TEXT), "y": parse_experiment("y", probed)}
-    plain, with_probe = (plan(experiments, name, tmp_path, False) for name in experiments)
-    assert not {item.run.path for item in plain} & {item.run.path for item in with_probe}
 
 
 def test_a_stream_stays_within_the_reported_dialects(plans):

@@ -25,7 +25,7 @@ from resd.compare.progress import ComparisonView, make_comparison_view
 from resd.compare.runner import run_all
 from resd.errors import terminal_safe
 from resd.evidence import made
-from resd.evidence.plan import Planned, code_version, plan, probed_command
+from resd.evidence.plan import Planned, code_version, plan
 from resd.evidence.registry import Experiment, chosen, load_experiments
 from resd.evidence.results import Result, gather
 from resd.evidence.write import claim_rows, write_report
@@ -40,7 +40,7 @@ def evidence(
     listing: bool = False,
     jobs: int = 1,
     experiments: Mapping[str, Experiment] | None = None,
-    run_command: Command | None = None,
+    run_command: Command = train_command,
     console: Console | None = None,
 ) -> int:
     """Run experiments one after the other, and write down what came of them after each.
@@ -85,8 +85,7 @@ def evidence(
 
     try:
         for name in picked:
-            own = run_command or (probed_command if picked[name].probe else train_command)
-            if _run(name, plans[name], output, jobs, own, failures, console):
+            if _run(name, plans[name], output, jobs, run_command, failures, console):
                 report()
     except KeyboardInterrupt:
         report()

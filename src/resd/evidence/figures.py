@@ -44,7 +44,7 @@ def save_figure(result: Result, file: Path) -> None:
         "bars": _bars,
         "dial": _dial,
         "phases": _phases,
-        "tokens": _by_token,
+        "tokens": _by_word,
     }[spec.kind]
     with style.context(["default", STYLE]):
         figure = draw(result)
@@ -200,12 +200,12 @@ def phase_seconds(result: Result, label: str) -> Mapping[str, float]:
     return {phase: median(values) for phase, values in found.items()}
 
 
-def _by_token(result: Result) -> Figure:
+def _by_word(result: Result) -> Figure:
     """Mean loss of a token by its place in the response: tokens that are wrong, and the others."""
     figure, axes = _figure(len(result.runs))
     drawn = 0
     for one, label in zip(axes, result.runs, strict=True):
-        rows = [row for run in result.runs[label].values() for row in run.by_token]
+        rows = [row for run in result.runs[label].values() for row in run.by_word]
         for wrong, colour in ((True, COLOURS[1]), (False, COLOURS[0])):
             points = _mean_by_place([row for row in rows if row["wrong"] is wrong])
             if points:

@@ -13,13 +13,14 @@ import numpy as np
 
 from resd.errors import UserError
 from resd.evidence.registry import OWN, At
+from resd.evidence.tokens import loss_by_word
 from resd.loop.clock import PHASES
 from resd.runs.rows import is_step, read_metrics
+from resd.runs.traces import trace_files
 
 # A skill that the base has not is none that a student could lose.
 LEAST_AT_BASE = 0.5
 _NOT_TRAINING = ("time/evaluate_s", "time/save_s")
-TOKENS_FILE = "by_token.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Measured:
     Attributes:
         steps: rows of training steps, each with the axes up to its end.
         evaluations: rows of evaluations, each with the axes up to then.
-        by_token: what `resd.evidence.by_token` wrote, if it did.
+        by_word: the loss by word, of a run with traces (`resd.evidence.tokens`).
     """
 
     steps: Sequence[Mapping[str, float]]
     evaluations: Sequence[Mapping[str, float]]
-    by_token: Sequence[Mapping[str, Any]] = ()
+    by_word: Sequence[Mapping[str, Any]] = ()
 
     def at(self, metric: str, at: str | At) -> float:
         """A metric at a point of the run; `best` is its greatest value.
@@ -123,7 +124,7 @@ class Measured:
 
         0 if the loss knows no difference, near 1 if it falls on few wrong tokens alone.
         """
-        rows = self.by_token
+        rows = self.by_word
         loss, tokens = (sum(float(row[key]) for row in rows) for key in ("loss", "tokens"))
         wrong = [row for row in rows if row["wrong"]]
         if not rows or not loss or not tokens:
@@ -155,7 +156,7 @@ def measure(run: Path) -> Measured:
             evaluations.append({**plain, **axes})
     if not steps or not evaluations:
         raise UserError(f"{run} holds no step, or no evaluation")
-    return Measured(steps, evaluations, _by_token(run / TOKENS_FILE))
+    return Measured(steps, evaluations, loss_by_word(run) if trace_files(run) else ())
 
 
 def _tasks(evaluation: Mapping[str, float]) -> dict[str, float]:
@@ -170,9 +171,3 @@ def _anchor_tokens(file: Path) -> int:
         return 0
     answers = json.loads(file.read_text(encoding="utf-8"))
     return sum(len(answer) for _, answer in answers["answers"])
-
-
-def _by_token(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

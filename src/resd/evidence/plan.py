@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +37,6 @@ _AFTER = re.compile(r"dialect \+ (\d)")
 OTHER = "facts of another dialect"
 # What does not touch a run: reports, command lines, the code of this command.
 _BESIDE = ("evidence", "report", "compare", "cli", "bridge", "presets")
-_BY_TOKEN = "resd.evidence.by_token"
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def plan(
         for dialect in dialects:
             for label, values in given.items():
                 try:
-                    run = _run(label, values, dialect, seed, output, quick, experiment.probe)
+                    run = _run(label, values, dialect, seed, output, quick)
                 except UserError as error:
                     raise UserError(f"experiment {name}, variant {label!r}: {error}") from None
                 check_directory(run)
@@ -92,7 +90,6 @@ def _run(
     seed: int,
     output: Path,
     quick: bool,
-    probe: bool,
 ) -> Run:
     merged = merge(COMMON, values)
     if quick:
@@ -107,18 +104,12 @@ def _run(
     made_of = {
         "settings": config.model_dump(mode="json", exclude_defaults=True),
         "model": _model_digest(config.model.path),
-        "probe": probe,
     }
     key = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=5).hexdigest()
     path = output / "runs" / f"{config.method.name}-d{dialect}-s{seed}-{key}"
     words = (*overrides, ("seed", seed), ("output", str(path)))
     shown = Variant(label, (("method.name", config.method.name),))
     return Run(shown, seed, config, None, words, path)
-
-
-def probed_command(run: Run, resume: bool) -> list[str]:
-    """The command line of a run whose loss is measured by token; it starts again if it broke."""
-    return [sys.executable, "-m", _BY_TOKEN, json.dumps(run.overrides)]
 
 
 def _placed(value: Any, dialect: int) -> Any:

@@ -132,7 +132,6 @@ class Experiment(Part):
         runs: how many there are, shared ones counted; checked.
         out_of_reach: why it is not run at all; then it has no variants.
         settings: of all variants, as in a run's file.
-        probe: measure the loss of every token beside training (`resd.evidence.by_token`).
         quick: `--quick` runs it.
     """
 
@@ -148,7 +147,6 @@ class Experiment(Part):
     claims: list[Claim] = Field(default_factory=list)
     figure: Picture | None = None
     registered: Registered = Field(default_factory=Registered)
-    probe: bool = False
     quick: bool = False
 
     @field_validator("dialects", "seeds")
