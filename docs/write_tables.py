@@ -1,7 +1,7 @@
 """Write what is computed into the tree.
 
-The tables of scaling.md, the first lines of presets, what evidence.md says is registered, and, from
-the output of `resd evidence`, its results.
+The tables of scaling.md, the first lines of presets, settings.md, what evidence.md says is
+registered, and, from the output of `resd evidence`, its results.
 
 python docs/write_tables.py [EVIDENCE_DIRECTORY]
 
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from resd.cli.doctor import markdown
 from resd.cli.main import _split
-from resd.config import load_config, preset_names
+from resd.cli.settings import settings
+from resd.config import RunConfig, load_config, preset_names
 from resd.evidence.registered import registered
 from resd.evidence.registry import load_experiments
 from resd.models.memory import Memory, first_line
@@ -25,6 +26,7 @@ from resd.models.memory import Memory, first_line
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/scaling.md"
 EVIDENCE = ROOT / "docs/evidence.md"
+SETTINGS = ROOT / "docs/settings.md"
 PRESETS = ROOT / "src/resd/presets"
 _TABLE = re.compile(r"(```\n([^`]*)\n```\n+<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -52,6 +54,27 @@ def preset(name):
     return f"{first_line(load_config(None, [('preset', name), ('method.name', 'resd')]))}\n{rest}"
 
 
+def settings_page():
+    """Every setting, its default and meaning, a table a group."""
+    groups = {}
+    for key, default, meaning in settings(RunConfig):
+        group = key.partition(".")[0] if "." in key else "A run"
+        groups.setdefault(group, []).append((key, default, meaning))
+    lines = [
+        "# Settings",
+        "",
+        "Of `resd train` and the files it reads; `resd train --help` prints the same. A later one "
+        "wins: preset, file, command line. In brackets the methods that have a setting, and what "
+        "it may be. Written by `python docs/write_tables.py`.",
+    ]
+    for group in sorted(groups, key=lambda name: name != "A run"):
+        lines += ["", f"## {group}", "", "| setting | default | |", "|---|---|---|"]
+        for row in groups[group]:
+            key, default, meaning = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| `{key}` | `{default}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 def between(text, name, content):
     """The text with what stands between <!-- NAME --> and <!-- end NAME --> replaced."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
@@ -70,6 +93,7 @@ def results(text, folder):
 if __name__ == "__main__":
     for name in preset_names():
         (PRESETS / f"{name}.toml").write_text(preset(name), encoding="utf-8")
+    SETTINGS.write_text(settings_page(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     text = EVIDENCE.read_text(encoding="utf-8")
     text = between(text, "registered", registered(load_experiments()))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resd import __version__
+from resd.cli.settings import settings
 from resd.config import (
     METHODS,
     DistillConfig,
@@ -264,6 +267,35 @@ def written() -> Any:
 def test_the_first_line_is_the_memory_that_doctor_computes(name: str) -> None:
     text = (resources.files("resd") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     assert text == written().preset(name)
+
+
+def test_the_page_of_settings_is_written_from_the_configuration() -> None:
+    module = written()
+    text = module.settings_page()
+    assert module.SETTINGS.read_text(encoding="utf-8") == text, "run python docs/write_tables.py"
+    assert "| `train.lr` | `1e-06` |" in text and "\n## method\n" in text
+
+
+def groups_of(keys: set[str]) -> str:
+    """The first words of keys that have several, as a pattern."""
+    return "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
+
+
+def test_every_page_stands_in_the_site_and_every_setting_it_names_exists() -> None:
+    root = Path(__file__).resolve().parents[1]
+    listed = (root / "mkdocs.yml").read_text(encoding="utf-8")
+    known = {key for key, _, _ in settings(RunConfig)}
+    groups = {key.rpartition(".")[0] for key in known}
+    for page in sorted((root / "docs").glob("*.md")):
+        assert f": {page.name}\n" in listed, page.name
+        named = re.findall(rf"`(?:--)?((?:{groups_of(known)})\.[a-z_.]+)", page.read_text())
+        unknown = [key for key in named if key.rstrip(".") not in known | groups]
+        assert not unknown, page.name
+
+
+def test_the_version_that_is_cited_is_the_one_there_is() -> None:
+    root = Path(__file__).resolve().parents[1]
+    assert f"version: {__version__}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_the_scaling_page_are_computed() -> None:
