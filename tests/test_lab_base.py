@@ -99,6 +99,19 @@ def test_drills_of_shifts_are_right() -> None:
     assert kinds == {"infers", "infers from a command", "applies"}
 
 
+def test_half_of_the_samples_of_shifts_are_reflections_that_infer_one() -> None:
+    made, inferred, unknown = corpus(shifts=1.0), 0, 0
+    for _ in range(200):
+        (prompt, _), (answer, _), *_ = made.sample(0.0)
+        lesson = parse_reflection(answer).what_to_do
+        if " stands at " in prompt and lesson:
+            inferred += 1
+            assert "shift:" in lesson
+            unknown += lesson not in prompt
+    assert 60 < inferred < 140
+    assert unknown > inferred * 0.6
+
+
 def test_commands_that_only_execution_finds_fault_with() -> None:
     def kinds(**mix: float) -> float:
         made, found = corpus(**mix), []

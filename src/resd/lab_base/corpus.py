@@ -63,7 +63,8 @@ class Mix:
     Attributes:
         lookups: of the skills' samples, lookup drills.
         two_houses: of those, drills in two houses at once.
-        shifts: of the skills' samples, drills of what a shift follows from and what comes of it.
+        shifts: of the skills' samples, what a shift follows from and what comes of it: drills, and
+            reflections that infer it.
         general: of the skills' samples, those in the words of the library's general templates.
         executed: of the failing commands, those that only execution finds fault with.
         dirty: of the playbooks, those with wrong entries.
@@ -117,7 +118,7 @@ class Corpus:
         if self._chance(self.mix.lookups):
             return self.look_up(dialect)
         if self._chance(self.mix.shifts):
-            return self.shift(dialect)
+            return self.shift(dialect) if rng.random() < 0.5 else self.reflect_on_shift(dialect)
         kind = rng.choices(
             (self.solve, self.reflect, self.curate, self.review), weights=(50, 26, 18, 6)
         )[0]
@@ -189,7 +190,7 @@ class Corpus:
     def shift(self, dialect: Dialect) -> Segments:
         """Turn by turn: what was written and came of it, the shift; or a shift, what to write.
 
-        Within reflections alone, a few in a hundred samples, the inference never formed (LOG.md).
+        From reflections alone, one in a hundred samples, the inference never formed (LOG.md).
         """
         rng = self.rng
         dialect = replace(dialect, shift=rng.choice(SHIFTS))
@@ -278,7 +279,35 @@ class Corpus:
         """Write a reflection on a failure."""
         requests, known = self.requests(), self.known()
         playbook = self.playbook(dialect, complete=self.rng.random() < 0.3)
+        return self._reflect(
+            dialect, requests, known, playbook, *self.failure(dialect, requests, known)
+        )
+
+    def reflect_on_shift(self, dialect: Dialect) -> Segments:
+        """Write a reflection that infers a shift, mostly one that the playbook does not hold.
+
+        What the drills teach is not used here unless it is asked for here as well (LOG.md).
+        """
+        rng = self.rng
+        dialect = replace(dialect, shift=rng.choice(SHIFTS))
+        requests, known = self.requests(), self.known()
         trial, finding = self.failure(dialect, requests, known)
+        while finding.kind != "shift":
+            trial, finding = self.failure(dialect, requests, known)
+        playbook = self.playbook(dialect, complete=False)
+        if rng.random() < 0.8:
+            playbook = [entry for entry in playbook if entry.content != finding.fact]
+        return self._reflect(dialect, requests, known, playbook, trial, finding)
+
+    def _reflect(
+        self,
+        dialect: Dialect,
+        requests: Sequence[Request],
+        known: int,
+        playbook: Sequence[Entry],
+        trial: str,
+        finding: Finding,
+    ) -> Segments:
         text = self.wording().render(
             "reflect",
             question=question(requests, dialect, known),
