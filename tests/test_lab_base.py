@@ -41,7 +41,7 @@ from resd.lab_base.pretrain import (
 from resd.lab_base.targets import curation_target, lesson_of, reflection_target, solution
 from resd.lab_base.tokenizer import turn
 from resd.lab_base.wording import lab_templates, reworded
-from resd.tasks.lab.dialect import SPELLINGS, Dialect
+from resd.tasks.lab.dialect import SHIFTED, SPELLINGS, Dialect
 from resd.tasks.lab.interpreter import Request, interpret
 
 TINY = PretrainConfig(
@@ -99,16 +99,20 @@ def test_drills_of_shifts_are_right() -> None:
     assert kinds == {"infers", "infers from a command", "applies"}
 
 
-def test_half_of_the_samples_of_shifts_are_reflections_that_infer_one() -> None:
-    made, inferred, unknown = corpus(shifts=1.0), 0, 0
-    for _ in range(200):
-        (prompt, _), (answer, _), *_ = made.sample(0.0)
+def test_a_third_of_the_samples_of_shifts_infer_one_and_a_third_solve_by_one() -> None:
+    made, inferred, unknown, solved = corpus(shifts=1.0), 0, 0, 0
+    for _ in range(300):
+        (prompt, _), (answer, _), *more = made.sample(0.0)
         lesson = parse_reflection(answer).what_to_do
         if " stands at " in prompt and lesson:
             inferred += 1
             assert "shift:" in lesson
             unknown += lesson not in prompt
-    assert 60 < inferred < 140
+        elif "set the" in prompt:
+            solved += 1
+            assert re.search(r"^(?:\w+ )?shift: \d$", prompt, re.M) and SHIFTED in prompt
+            assert len(more) == 6
+    assert 70 < inferred < 130 and 70 < solved < 130
     assert unknown > inferred * 0.6
 
 

@@ -63,8 +63,8 @@ class Mix:
     Attributes:
         lookups: of the skills' samples, lookup drills.
         two_houses: of those, drills in two houses at once.
-        shifts: of the skills' samples, what a shift follows from and what comes of it: drills, and
-            reflections that infer it.
+        shifts: of the skills' samples, what a shift follows from and what comes of it: drills,
+            reflections that infer it, requests that a known one solves, a third each.
         general: of the skills' samples, those in the words of the library's general templates.
         executed: of the failing commands, those that only execution finds fault with.
         dirty: of the playbooks, those with wrong entries.
@@ -118,7 +118,7 @@ class Corpus:
         if self._chance(self.mix.lookups):
             return self.look_up(dialect)
         if self._chance(self.mix.shifts):
-            return self.shift(dialect) if rng.random() < 0.5 else self.reflect_on_shift(dialect)
+            return rng.choice((self.shift, self.reflect_on_shift, self.solve_shifted))(dialect)
         kind = rng.choices(
             (self.solve, self.reflect, self.curate, self.review), weights=(50, 26, 18, 6)
         )[0]
@@ -316,6 +316,18 @@ class Corpus:
             feedback=finding.feedback,
         )
         return [(self.turn(text), False), (reflection_target(finding, playbook), True)]
+
+    def solve_shifted(self, dialect: Dialect) -> Segments:
+        """Solve four requests by a playbook that holds the shift."""
+        dialect = replace(dialect, shift=self.rng.choice(SHIFTS))
+        playbook, segments = self.playbook(dialect, complete=True), Segments()
+        for number in range(4):
+            requests = self.requests()
+            text = question(requests, dialect)
+            if number == 0:
+                text = self.wording().render("teacher", question=text, playbook=playbook)
+            segments += [(self.turn(text), False), (solution(dialect, requests), True)]
+        return segments
 
     def curate(self, dialect: Dialect) -> Segments:
         """Curate a playbook after a reflection."""

@@ -25,6 +25,7 @@ THRESHOLDS = {
     "curation": 0.90,
     "house": 0.95,
     "inference": 0.90,
+    "shifted": 0.90,
     "known": 0.95,
     "general_playbook": 0.90,
     "general_reflection": 0.90,
@@ -93,6 +94,12 @@ def _playbook(world: HeldOut) -> Case:
 
 def _house(world: HeldOut) -> Case:
     dialect = replace(world.dialect(), house=world.rng.choice(HOUSES))
+    return _by_facts(world, dialect, dialect.facts())
+
+
+def _shifted(world: HeldOut) -> Case:
+    """The playbook holds the shift, by which each level has to be written."""
+    dialect = replace(world.dialect(), shift=world.rng.choice(SHIFTS))
     return _by_facts(world, dialect, dialect.facts())
 
 
@@ -170,6 +177,7 @@ CASES: dict[str, Callable[[HeldOut], Case]] = {
     "curation": _curation,
     "house": _house,
     "inference": _inference,
+    "shifted": _shifted,
     "known": _known,
     "two_houses": _two_houses,
 }
@@ -226,6 +234,7 @@ JUDGES: dict[str, Callable[..., bool]] = {
     "house": _solves,
     "two_houses": _solves,
     "inference": _reflects,
+    "shifted": _solves,
     "known": _solves,
 }
 
