@@ -84,7 +84,7 @@ def _refuse(text: str, error: Exception | None = None) -> int:
     elif not isinstance(error, ProcessError) and _processes_are_up():
         # What they meet before they know each other, they meet alike: process 0 says it.
         print(f"resd: process {rank}: {one_line(text)}", file=sys.stderr)
-    return 2
+    return error.exit_code if isinstance(error, UserError) else 2
 
 
 def _processes_are_up() -> bool:
