@@ -167,6 +167,8 @@ def _train(arguments: list[str]) -> int:
         return _resume(words)
     if words.accept:
         raise UserError("--accept goes with --resume RUN")
+    if not words.dry_run:
+        _say_first("reading settings")
     from resd.config import load_config
 
     config = load_config(words.file, words.overrides)
@@ -176,6 +178,13 @@ def _train(arguments: list[str]) -> int:
 
     train(config)
     return 0
+
+
+def _say_first(what: str) -> None:
+    """A line before anything large is imported: that takes seconds in which nothing shows."""
+    if process_number() == 0:
+        text = f"resd {__version__}: {what}, then loading libraries, task and model"
+        print(terminal_safe(text, sys.stdout), flush=True)
 
 
 def _resume(words: _Words) -> int:
@@ -192,6 +201,7 @@ def _resume(words: _Words) -> int:
     steps = words.overrides[-1][1] if words.overrides else None
     if words.overrides and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
         raise UserError(f"--train.steps must be a whole number above 0, found {steps!r:.80}")
+    _say_first(f"going on with {words.resume}")
     from resd.api import resume
 
     resume(words.resume, accept=words.accept, steps=steps)

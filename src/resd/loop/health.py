@@ -208,8 +208,8 @@ SIGNALS: dict[str, Signal] = {
     "reward": Signal(
         0.1,
         "reward has risen while exact grading has fallen, each by at least {value:.2f}",
-        "read responses with a high reward that did not pass (resd report): the reward pays for "
-        "something else; let evaluate() pay for passing alone, or stop at the best evaluation",
+        "let evaluate() pay for passing alone (resd report shows what was paid for); if only the "
+        "test problems fall, take the best evaluation (best/)",
         lambda now, first: max(
             now[_APART],
             min(

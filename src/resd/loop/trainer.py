@@ -119,6 +119,7 @@ class Trainer:
             backend=self.backend,
             anchors=self.anchors,
             traces=config.traces,
+            progress=self.view.progress,
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
@@ -136,9 +137,8 @@ class Trainer:
                 setup.environment, setup.test, config.evaluation, setup.scorer
             )
         )
-        self.health = Monitor(
-            config.health, self.progress.health, self.view.warn, self.update.most_gap
-        )
+        gap = self.update.most_gap
+        self.health = Monitor(config.health, self.progress.health, self.view.warn, gap)
         last = self.progress.step if checkpoints else -1
         self.backend.on_main(lambda: run.rewind(last, config.checkpoint.keep, self._budget))
         run_id = str((identity.load(run.path) or {}).get("id", run.path.name))
@@ -187,10 +187,9 @@ class Trainer:
 
     def _stop(self, signals: Sequence[str]) -> None:
         self._saving.wait()
-        named = ", ".join(f"health.{name}" for name in signals)
         raise StoppedError(
-            f"stopped after step {self.progress.step} ({named}); go on all the same with resd "
-            f"train --resume {self.run.path}"
+            f"stopped after step {self.progress.step} by health.{', health.'.join(signals)}; go on "
+            f"all the same with resd train --resume {self.run.path}"
         )
 
     def _begin_task(self) -> None:
@@ -262,10 +261,10 @@ class Trainer:
             for item in wanted
         ]
         if teacher is None:
-            outputs = self.sampler.generate(requests)
+            outputs = self.sampler.generate(what, requests)
         else:
             with teacher.model() as weights:
-                outputs = self.sampler.generate(requests, weights)
+                outputs = self.sampler.generate(what, requests, weights)
         self.recorder.written(what, wanted, outputs)
         return outputs
 

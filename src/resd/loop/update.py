@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -46,6 +46,7 @@ class PolicyUpdate:
         backend: the processes that share the work.
         anchors: stand beside every optimiser step, if there are any.
         traces: how much is kept of the tokens that are watched.
+        progress: told what is done, how many forward and backward passes, and of how many.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PolicyUpdate:
         backend: Backend | None = None,
         anchors: Anchors | None = None,
         traces: TracesConfig | None = None,
+        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
         self.student = student
         self.masters = masters
@@ -73,6 +75,7 @@ class PolicyUpdate:
         self._backend = backend or Local()
         self._anchors = anchors
         self._keep_scores = False
+        self._progress = progress
         self._traces = traces or TracesConfig()
         self._watch: Watch | None = None
 
@@ -112,7 +115,7 @@ class PolicyUpdate:
         self._keep_scores = updates > 1 and self._fits(micros)
         rows: list[dict[str, float]] = []
         for number in range(updates):
-            row = self._step(turns, report)
+            row = self._step(turns, report, number, updates)
             if row is not None:
                 rows.append(row)
             if number == 0 and kept:
@@ -147,12 +150,15 @@ class PolicyUpdate:
         pairs = zip(samples, weights, strict=True)
         return [row[: len(sample.response_ids)] for sample, row in pairs if sample is not None]
 
-    def _step(self, micros: Sequence[Micro], report: StepReport) -> dict[str, float] | None:
-        """One optimiser step; None if it was not finite and therefore skipped."""
+    def _step(
+        self, micros: Sequence[Micro], report: StepReport, number: int, updates: int
+    ) -> dict[str, float] | None:
+        """One optimiser step of a batch's; None if it was not finite and therefore skipped."""
         self.updates += 1
         _without_dropout(self.student)
         total: dict[str, float] = {}
-        for micro in micros:
+        for place, micro in enumerate(micros, start=number * len(micros)):
+            self._progress("update", place, updates * len(micros))
             loss, numbers = self._micro_loss(micro)
             self._backend.backward(loss)
             for key, value in numbers.items():
