@@ -1,7 +1,7 @@
 """Health: the ways in which such runs die, seen in the metrics that a run writes anyway.
 
 Each signal reads means over a window of steps (`health.window`), so that no odd step shouts, and
-says its line once; again only after it was gone for as many steps. Numbers that are means over all
+says its line once; again only after it was gone for two windows. Numbers that are means over all
 tokens of a step, or of the first update alone, are judged at once. docs/health.md has the table.
 """
 
@@ -195,8 +195,8 @@ SIGNALS: dict[str, Signal] = {
         "it, lower train.lr, or set method.use_trial and method.use_reflection false",
         lambda now, first: now["rollout/names_hints"],
     ),
-    # Answers are greedy: nothing is chance but the choice of problems. A run on the lab without
-    # anchors loses all (docs/anchors.md), one with them a twentieth at most.
+    # Answers are greedy: nothing is chance but the choice of problems. Without anchors the lab's
+    # student loses all of it (docs/anchors.md).
     "retention": Signal(
         0.1,
         "the student has lost {value:.0%} of what it is to keep, on average over its groups",
@@ -309,7 +309,8 @@ class Monitor:
         if value <= self._limits[name]:
             if name in told:
                 told[name] += 1
-                if told[name] >= (1 if signal.evaluated else self._config.window):
+                # One good step makes a whole window of means good.
+                if told[name] >= (1 if signal.evaluated else 2 * self._config.window):
                     del told[name]
             return
         new = name not in told

@@ -24,19 +24,24 @@ _PHRASES = (
     r"\blessons from earlier attempts\b",
     r"\bearlier attempt that failed\b",
     r"\bwhat was found when it was checked\b",
+    r"\ba reflection on it\b",
     r"\ba solution that passed\b",
     r"\[(?:sai|calc|code|err|heu|ctx|misc)-\d{5,}\]",
 )
-_NAMED = re.compile("|".join(_PHRASES), re.IGNORECASE)
+_NAMED = re.compile("|".join(_PHRASES))
 
 
 def names_hints(rollout: Rollout) -> bool:
     """Whether a response names a hint; words that its own prompt has do not count."""
-    found = {" ".join(m[0].lower().split()) for m in _NAMED.finditer(rollout.completion.text)}
+    found = {match[0] for match in _NAMED.finditer(_plain(rollout.completion.text))}
     if not found:
         return False
-    asked = " ".join(" ".join(m["content"] for m in rollout.example.prompt).lower().split())
+    asked = _plain(" ".join(message["content"] for message in rollout.example.prompt))
     return any(phrase not in asked for phrase in found)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def share_naming_hints(rollouts: Sequence[Rollout]) -> float:
