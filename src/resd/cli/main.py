@@ -184,7 +184,10 @@ def _say_first(what: str) -> None:
     """A line before anything large is imported: that takes seconds in which nothing shows."""
     if process_number() == 0:
         text = f"resd {__version__}: {what}, then loading libraries, task and model"
-        print(terminal_safe(text, sys.stdout), flush=True)
+        try:
+            print(terminal_safe(text, sys.stdout), flush=True)
+        except OSError:  # nobody reads it; the run goes on, as with the view
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _resume(words: _Words) -> int:

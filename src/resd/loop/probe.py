@@ -259,7 +259,7 @@ def _reflected(
         for i, prompt in prompts.items()
         if prompt is not None
     }
-    outputs = dict(zip(asked_for, sampler.generate("probe", list(asked_for.values())), strict=True))
+    outputs = dict(zip(asked_for, sampler.generate(list(asked_for.values())), strict=True))
     found = []
     for i in range(len(rollouts)):
         sections = failed.get(i, Sections())

@@ -189,7 +189,10 @@ class Sampler:
                 return completions, stream.finish()
 
     def generate(
-        self, what: str, requests: Sequence[Request], teacher: torch.nn.Module | None = None
+        self,
+        requests: Sequence[Request],
+        teacher: torch.nn.Module | None = None,
+        what: str = "texts",
     ) -> list[Completion]:
         """Completions by the student's weights, or by those of a teacher; `what` is for people."""
         if not requests:

@@ -261,10 +261,10 @@ class Trainer:
             for item in wanted
         ]
         if teacher is None:
-            outputs = self.sampler.generate(what, requests)
+            outputs = self.sampler.generate(requests, what=what)
         else:
             with teacher.model() as weights:
-                outputs = self.sampler.generate(what, requests, weights)
+                outputs = self.sampler.generate(requests, weights, what)
         self.recorder.written(what, wanted, outputs)
         return outputs
 
