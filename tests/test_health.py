@@ -23,7 +23,7 @@ from resd.config import HealthConfig, RunConfig, load_config
 from resd.config.health import signal_names
 from resd.context import Entry, Reflection, Templates
 from resd.engines import Completion
-from resd.errors import StoppedError, UserError
+from resd.errors import ProcessError, StoppedError, UserError
 from resd.loop.evaluate import Evaluation
 from resd.loop.health import SIGNALS, Monitor
 from resd.loop.hints import names_hints, share_naming_hints
@@ -212,9 +212,10 @@ def test_retention() -> None:
     assert watched.signals == ["retention"]
     assert "has lost 12% of what it is to keep" in watched.said[0]
     assert watched.evaluate(0.3, a=0.1, b=0.0).signals == ["retention"]
+    assert watched.evaluate(0.3, a=0.9, b=0.5).evaluate(0.3, a=0.1, b=0.0).said[1:]
     watched.monitor.begin_task()  # what is to be kept is still that of the run's start
     watched.evaluate(0.3, a=0.9, b=0.5).evaluate(0.3, a=0.6, b=0.5)
-    assert watched.signals == ["retention", "retention"]
+    assert watched.signals == ["retention"] * 3
 
 
 def test_reward_rises_while_the_test_falls() -> None:
@@ -359,6 +360,7 @@ class Heard:
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.parts: list[tuple[str, int, int]] = []
+        self.run = Path()
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -387,6 +389,7 @@ def go(tiny_model: Path, tmp_path: Path) -> Go:
         values = tiny.settings(tiny_model, tmp_path / "run", method, **{**plain, **over})
         config = load_config(None, list(values.items()))
         view: Any = Heard()
+        view.run = tmp_path / "run"
         place = RunDirectory.create(tmp_path / "run", config)
         with closing(prepare(config)) as setup, closing(place):
             Trainer(setup, place, view, engine=engine and engine(setup)).train()
@@ -398,7 +401,7 @@ def go(tiny_model: Path, tmp_path: Path) -> Go:
 def test_an_untrained_model_runs_into_the_limit_and_writes_no_reflection(
     go: Go, tmp_path: Path
 ) -> None:
-    view = go("resd")
+    view = go("resd", train__updates_per_batch=2)
     assert view.signals == {"outside", "truncated", "reflections", "playbook_empty"}
     shown = [item["text"] for item in warnings_of_the_page(tmp_path / "run")]
     assert [text for text in view.warnings if "[health." in text] == shown
@@ -407,6 +410,7 @@ def test_an_untrained_model_runs_into_the_limit_and_writes_no_reflection(
         told = [(done, total) for name, done, total in view.parts if name == what]
         total = told[0][1]
         last = total - 1 if what == "update" else total
+        assert total >= (2 if what == "update" else 1)
         assert told[: last + 1] == [(done, total) for done in range(last + 1)], what
 
 
@@ -450,6 +454,38 @@ def test_weights_that_are_too_coarse(go: Go, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.optim.AdamW, "step", still)
     view = go("sdpo", train__steps=1)
     assert sum("[health.weights]" in text for text in view.warnings) == 1
+
+
+FORGETS = """
+from dataclasses import replace
+from tiny import TinyWorld
+class Forgets(TinyWorld):
+    asked = 0
+    def retention(self):
+        return {"old": [replace(e, id=f"old-{e.id}") for e in self.examples("test")[:2]]}
+    def evaluate(self, example, response):
+        outcome = super().evaluate(example, response)
+        if not example.id.startswith("old"):
+            return outcome
+        self.asked += 1
+        return replace(outcome, passed=self.asked <= 2, reward=1.0 * (self.asked <= 2))
+"""
+
+
+def test_a_student_that_forgets(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "forgets.py").write_text(FORGETS)
+    over = {"evaluation__at_start": True, "evaluation__retention": 2, "evaluation__every": 1}
+    view = go("sdpo", task=f"{tmp_path / 'forgets.py'}:Forgets", train__steps=1, **over)
+    assert "retention" in view.signals
+
+
+def test_every_task_of_a_stream_has_a_start_of_its_own(go: Go) -> None:
+    tasks = [{"name": "one", "steps": 2}, {"name": "two", "steps": 1}]
+    view = go("sdpo", stream=tasks, evaluation__every=0)
+    (line,) = [text for text in view.warnings if "[health.truncated]" in text]
+    assert "(steps 1 to 2)" in line
+    states = [json.loads(p.read_text()) for p in view.run.glob("checkpoints/*/state.json")]
+    assert sorted((s["step"], len(s["health"]["rows"])) for s in states) == [(2, 2), (3, 1)]
 
 
 NEVER = """
@@ -507,6 +543,7 @@ def test_a_stop_at_the_last_step_is_the_end(train_words: Words, tmp_path: Path) 
 
 def test_a_stop_has_an_exit_code_of_its_own() -> None:
     assert (StoppedError.exit_code, UserError.exit_code) == (3, 2)
+    assert issubclass(StoppedError, ProcessError)  # of several processes one says it
 
 
 def test_the_first_line_comes_before_anything_large_is_imported() -> None:
