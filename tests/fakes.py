@@ -68,7 +68,6 @@ def policy_update(
     train: dict[str, Any] | None = None,
     compute: torch.dtype | None = None,
     on_sampler: bool = False,
-    warn: Callable[[str], None] = lambda text: None,
     shake: float = 0.0,
     **config: Any,
 ) -> PolicyUpdate:
@@ -82,9 +81,7 @@ def policy_update(
                 weight += shake * torch.randn(weight.shape, generator=generator)
         masters.publish()
     settings = {"max_grad_norm": 1e9, "warmup_steps": 0, "lr": 1e-2, **(train or {})}
-    return PolicyUpdate(
-        model, masters, made, TrainConfig(**settings), 0, on_sampler=on_sampler, warn=warn
-    )
+    return PolicyUpdate(model, masters, made, TrainConfig(**settings), 0, on_sampler=on_sampler)
 
 
 def samples(number: int = 16) -> Samples:

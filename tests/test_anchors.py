@@ -252,7 +252,7 @@ def test_kept_answers_are_not_sampled_again(whole: Any, tmp_path: Path) -> None:
     asked: list[Any] = []
 
     class Sampler:
-        def generate(self, requests: Any) -> list[Completion]:
+        def generate(self, requests: Any, what: str) -> list[Completion]:
             asked.extend(requests)
             ids = [(r.seed % 300, 3) if r.prompt_ids != (9,) else () for r in requests]
             return [Completion(i, "", "stop") for i in ids]

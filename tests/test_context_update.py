@@ -188,6 +188,8 @@ def test_what_cannot_be_parsed_is_not_used_and_counted() -> None:
     assert contents(made.playbook) == ["lesson number 1"]
     assert report.counts["reflection_no_json"] == 1
     assert report.counts["curation_no_json"] == 1
+    assert report.metrics["rejected/reflection"] == 0.5
+    assert report.metrics["rejected/curation"] == 1.0
     assert {call["what"] for call in write.calls} == {"reflection", "curation"}
 
 
@@ -198,6 +200,7 @@ def test_an_unfinished_output_is_counted_and_never_parsed() -> None:
     assert [n is not None for n in notes.reflections] == [False, True]
     assert report.counts["reflection_unfinished"] == 1
     assert report.counts["curation_unfinished"] == 1
+    assert report.metrics["rejected/reflection"] == 0.5
     assert not write.prompts("reflection_again")
     assert len(made.playbook) == 1
 
@@ -224,6 +227,8 @@ def test_a_retry_shows_the_output_and_what_was_wrong_with_it() -> None:
     assert report.counts["reflection_mended"] == 1
     assert report.counts["reflection_no_json"] == 1  # the one that was not mended
     assert report.counts["curation_mended"] == 1
+    assert report.metrics["rejected/reflection"] == pytest.approx(1 / 3)
+    assert report.metrics["rejected/curation"] == 0.0
 
 
 def test_a_retry_never_outgrows_the_prompt_limit() -> None:
@@ -259,6 +264,7 @@ def test_a_prompt_that_cannot_fit_is_counted() -> None:
     report = StepReport()
     notes = made.learn([rollout()], report)
     assert notes == Notes([None])
+    assert "rejected/reflection" not in report.metrics  # nothing was asked
     assert report.counts["reflection_prompt_too_long"] == 1
     assert not write.asked
 

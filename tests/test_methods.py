@@ -351,11 +351,12 @@ def test_what_a_step_tells_of_the_playbook() -> None:
         entry = Entry(f"err-{number:05d}", f"lesson {number}", admitted=admitted)
         made.playbook.entries[entry.id] = entry
     made.solutions.add("one", "x")
-    made._describe({LESSON.id}, report)
+    made._describe({LESSON.id, "err-00099"}, report)
     assert report.lesson == "lesson 4"
     tokens = report.metrics.pop("playbook/tokens")
     assert tokens == made.playbook.tokens() > 0
     wanted = {"playbook/entries": 4.0, "playbook/candidates": 2.0, "solutions": 1.0}
+    wanted["playbook/gone"] = 1.0
     assert report.metrics == wanted
     made._describe(set(made.playbook.entries), report)
     assert report.lesson == ""

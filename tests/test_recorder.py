@@ -41,6 +41,7 @@ def test_a_row_by_hand() -> None:
         "rollout/length": 5.0,
         "rollout/truncated": 0.5,
         "rollout/unfinished_thinking": 0.25,
+        "rollout/names_hints": 0.0,
         "env/size": 2.5,
         "env/rare": 7.0,
         "train/loss": 0.5,

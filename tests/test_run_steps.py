@@ -111,27 +111,3 @@ def test_a_run_says_once_that_its_loss_sees_little_of_the_teacher(
         over = {"method__top_k": top_k, "method__support": "student", "train__steps": 2}
         assert main(train_words("sdpo", tmp_path / f"run{top_k}", **over)) == 0
         assert capsys.readouterr().err.count("cannot be taught") == times
-
-
-class Bare:
-    """As much of a trainer as `_tell_outside` looks at."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self._told_outside = False
-        self.view, self.progress = self, self
-        self.step = 4
-
-    def warn(self, text: str) -> None:
-        self.said.append(text)
-
-
-def test_a_teacher_outside_the_support_is_said_once_above_a_tenth() -> None:
-    bare = Bare()
-    for mass in (0.0, 0.1):
-        Trainer._tell_outside(bare, mass)  # type: ignore[arg-type]
-    assert bare.said == []
-    for mass in (0.25, 0.5):
-        Trainer._tell_outside(bare, mass)  # type: ignore[arg-type]
-    (line,) = bare.said
-    assert line.startswith("step 4: 25% of the teacher's probability lies outside")

@@ -183,10 +183,10 @@ def test_an_error_of_the_workers_reaches_the_caller(spec: TaskSpec, tmp_path: Pa
 
 
 def test_progress_of_the_generation() -> None:
-    seen: list[tuple[int, int]] = []
-    ours = sampler(Engine(), progress=lambda done, total: seen.append((done, total)))
-    ours.respond(examples(3), 1, SAMPLING)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    seen: list[tuple[str, int, int]] = []
+    ours = sampler(Engine(), progress=lambda *told: seen.append(told))
+    ours.respond(examples(3), 1, SAMPLING, "evaluation", 7)
+    assert seen == [("evaluation", done, 3) for done in range(4)]
 
 
 def test_an_engine_that_rests_is_handed_the_weights_again() -> None:

@@ -32,7 +32,7 @@ class Watcher:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    heard: list[tuple[int, int]] = field(default_factory=list)
+    heard: list[tuple[str, int, int]] = field(default_factory=list)
     stop_after: int = 99
 
     def begin(self, config: Any, step: int, steps: int) -> None:
@@ -41,8 +41,8 @@ class Watcher:
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         self.rows.append(dict(row))
 
-    def progress(self, done: int, total: int) -> None:
-        self.heard.append((done, total))
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.heard.append((what, done, total))
 
     def evaluated(self, step: int, result: Any) -> None: ...
 

@@ -209,7 +209,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(make: Make, bad: float
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_neither_a_loss_nor_a_gradient_may_be_infinite(make: Make, what: str) -> None:
-    update, said = make("sdpo", warn=lambda text: said.append(text)), []
+    update = make("sdpo")
     method: Any = update.method
     real = method.per_token
 
@@ -225,15 +225,15 @@ def test_neither_a_loss_nor_a_gradient_may_be_infinite(make: Make, what: str) ->
     assert report.counts == {"skipped_not_finite": 1}
     assert "train/loss" not in report.metrics
     assert same(weights(update), before)
-    assert not said  # nothing was checked
+    told = {"train/sampler_gap", "train/moved"}
+    assert not told & set(report.metrics)
     method.per_token = real
     assert update.run(off, report)
-    assert len(said) == 1
+    assert told <= set(report.metrics)
 
 
-def test_only_the_first_update_of_a_batch_is_held_against_the_sampler(make: Make) -> None:
-    said: list[str] = []
-    update = make("sdpo", {"updates_per_batch": 2}, warn=said.append)
+def test_the_first_update_that_is_taken_is_held_against_the_sampler(make: Make) -> None:
+    update, report = make("sdpo", {"updates_per_batch": 3, "lr": 0.05}), StepReport()
     method: Any = update.method
     real, calls = method.per_token, []
 
@@ -243,8 +243,11 @@ def test_only_the_first_update_of_a_batch_is_held_against_the_sampler(make: Make
 
     method.per_token = broken
     off = [s and replace(s, log_probs=(-3.0,) * len(s.response_ids)) for s in samples(4)]
-    update.run(off, StepReport())
-    assert not said
+    update.run(off, report)
+    alone = StepReport()
+    make("sdpo", {"lr": 0.05}).run(off, alone)
+    assert report.metrics["train/sampler_gap"] == alone.metrics["train/sampler_gap"]
+    assert report.metrics["train/ratio"] != 1.0  # the third update is of a policy that has moved
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

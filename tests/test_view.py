@@ -147,21 +147,60 @@ def test_no_terminal_no_live_view() -> None:
     assert isinstance(make_view(Console(force_terminal=False)), PlainView)
 
 
-def test_a_long_silence_is_broken_by_how_far_the_responses_are(
+def test_a_long_silence_is_broken_by_how_far_it_is(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     view = PlainView()
     view.begin(CONFIG, 0, 10)
-    for done in range(1, 5):
+    for done in range(5):
+        view.progress("rollout", done, 16)
         clock[0] += 20.0
-        view.progress(done, 16)
+    for done in range(3):
+        view.progress("update", done, 3)
+        clock[0] += 31.0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  2 of 16 responses",
-        "  4 of 16 responses",
+        "  rollout: 2 of 16, about 280 s left",
+        "  rollout: 4 of 16, about 240 s left",
+        "  update: 1 of 3, about 62 s left",
+        "  update: 2 of 3, about 31 s left",
     ]
-    live = LiveView(Console(width=100))
-    live.progress(3, 16)
-    console = Console(width=100)
-    with console.capture() as captured:
-        console.print(live._render())
-    assert "3 of 16" in captured.get()
+
+
+def test_a_part_of_the_same_name_begins_anew(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    view = PlainView()
+    view.begin(CONFIG, 0, 10)
+    view.progress("update", 3, 3)
+    clock[0] += 1000.0
+    view.progress("update", 0, 3)
+    clock[0] += 40.0
+    view.progress("update", 1, 3)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  update: 0 of 3",
+        "  update: 1 of 3, about 80 s left",
+    ]
+
+
+def test_the_live_view_shows_what_is_done_within_a_step() -> None:
+    now = [0.0]
+    console = Console(record=True, width=120, force_terminal=True, get_time=lambda: now[0])
+    view = LiveView(console)
+    view.begin(CONFIG, 0, 10)
+    view._live.stop()
+    for done in range(4):
+        view.progress("evaluation", done, 16)
+        now[0] += 10.0
+    console.export_text()
+    _, steps, part, *_ = [line.split() for line in ("\n" + seen(view, console)).splitlines()]
+    assert "0/10" in steps
+    assert (part[0], part[-2:]) == ("evaluation", ["3/16", "0:02:10"])
+    view.progress("update", 1, 4)
+    text = seen(view, console)
+    assert "1/4" in text
+    assert "evaluation" not in text
+    view.stepped(1, ROW, "")
+    assert "update" not in seen(view, console)
+    view.progress("evaluation", 1, 2)
+    view.evaluated(1, evaluation())
+    assert "1/2" not in seen(view, console)

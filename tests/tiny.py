@@ -85,6 +85,7 @@ def eventful_settings(
         "checkpoint.keep_evaluated": 1,
         "evaluation.every": 1,
         "rollout.max_new_tokens": 6,
+        "health.window": 2,
     }
     if method in ("resd", "handoff"):
         eventful |= {

@@ -20,9 +20,17 @@ _SEQUENCE = re.compile(
 class UserError(Exception):
     """Something that the user can mend; shown without a traceback."""
 
+    exit_code = 2
+
 
 class ProcessError(UserError):
     """Something went wrong in one of the processes; all raise it, and process 0 says it."""
+
+
+class StoppedError(ProcessError):
+    """A run was ended by its health, at a checkpoint that it can be resumed from."""
+
+    exit_code = 3
 
 
 class LostProcessError(UserError):

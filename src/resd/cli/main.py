@@ -84,7 +84,7 @@ def _refuse(text: str, error: Exception | None = None) -> int:
     elif not isinstance(error, ProcessError) and _processes_are_up():
         # What they meet before they know each other, they meet alike: process 0 says it.
         print(f"resd: process {rank}: {one_line(text)}", file=sys.stderr)
-    return 2
+    return error.exit_code if isinstance(error, UserError) else 2
 
 
 def _processes_are_up() -> bool:
@@ -167,6 +167,8 @@ def _train(arguments: list[str]) -> int:
         return _resume(words)
     if words.accept:
         raise UserError("--accept goes with --resume RUN")
+    if not words.dry_run:
+        _say_first("reading settings")
     from resd.config import load_config
 
     config = load_config(words.file, words.overrides)
@@ -176,6 +178,16 @@ def _train(arguments: list[str]) -> int:
 
     train(config)
     return 0
+
+
+def _say_first(what: str) -> None:
+    """A line before anything large is imported: that takes seconds in which nothing shows."""
+    if process_number() == 0:
+        text = f"resd {__version__}: {what}, then loading libraries, task and model"
+        try:
+            print(terminal_safe(text, sys.stdout), flush=True)
+        except OSError:  # nobody reads it; the run goes on, as with the view
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _resume(words: _Words) -> int:
@@ -192,6 +204,7 @@ def _resume(words: _Words) -> int:
     steps = words.overrides[-1][1] if words.overrides else None
     if words.overrides and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
         raise UserError(f"--train.steps must be a whole number above 0, found {steps!r:.80}")
+    _say_first(f"going on with {words.resume}")
     from resd.api import resume
 
     resume(words.resume, accept=words.accept, steps=steps)

@@ -4,6 +4,7 @@ from resd.config.anchors import AnchorConfig
 from resd.config.checkpoint import CheckpointConfig
 from resd.config.evaluation import EvalConfig
 from resd.config.handoff import SwitchConfig
+from resd.config.health import HealthConfig
 from resd.config.load import (
     load_config,
     merge,
@@ -45,6 +46,7 @@ __all__ = [
     "EvalConfig",
     "GrpoConfig",
     "HandoffConfig",
+    "HealthConfig",
     "LoraConfig",
     "MethodConfig",
     "ModelConfig",

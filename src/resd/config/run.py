@@ -20,6 +20,7 @@ from resd.config.anchors import AnchorConfig
 from resd.config.checkpoint import CheckpointConfig
 from resd.config.evaluation import EvalConfig
 from resd.config.handoff import SwitchConfig
+from resd.config.health import HealthConfig
 from resd.config.part import Part
 from resd.config.stream import StreamPart
 from resd.config.traces import TracesConfig
@@ -374,6 +375,7 @@ class RunConfig(Part):
     traces: TracesConfig = Field(
         default_factory=TracesConfig, description="what `resd report` shows beside the metrics"
     )
+    health: HealthConfig = Field(default_factory=HealthConfig, description="signs of a dying run")
 
     @field_validator("stream")
     @classmethod

@@ -286,7 +286,7 @@ def answered(config: RunConfig, prompts: Sequence[tuple[int, ...]], sampler: Sam
     sampling = Sampling(anchors.temperature, config.rollout.top_p, anchors.max_new_tokens)
     # Seeds belong to the prompts: another number of them changes no answer.
     requests = [Request(ids, sampling, derive(config.seed, "anchor", *ids)) for ids in prompts]
-    completions = sampler.generate(requests)
+    completions = sampler.generate(requests, what="anchors")
     sampler.rest()
     return [
         (ids, completion.token_ids)

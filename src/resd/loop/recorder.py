@@ -10,6 +10,7 @@ from typing import Any
 from resd.config import TracesConfig
 from resd.loop.clock import Clock
 from resd.loop.evaluate import Evaluation
+from resd.loop.hints import share_naming_hints
 from resd.methods.base import StepReport, TokenNumbers, Top, Written
 from resd.runs import RunDirectory
 from resd.runs.atomic import StorageError
@@ -212,6 +213,7 @@ def step_row(
         "rollout/length": sum(lengths) / responses,
         "rollout/truncated": cut / responses,
         "rollout/unfinished_thinking": unanswered / responses,
+        "rollout/names_hints": share_naming_hints(rollouts),
         **_mean_metrics([o.metrics for o in outcomes]),
         **report.metrics,
         **{f"count/{key}": value for key, value in sorted(report.counts.items()) if value},

@@ -17,10 +17,11 @@ from resd.backend import Backend, Local, woven
 from resd.engines import Engine, OnDone, Request, Sampling
 from resd.loop.clock import Clock
 from resd.runs.seeds import derive
-from resd.tasks.scoring import Progress, Scorer, Scores
+from resd.tasks.scoring import Scorer, Scores
 from resd.types import ChatMessage, Completion, Example, Outcome, Rollout
 
 Encode = Callable[[Sequence[ChatMessage]], list[int]]
+Progress = Callable[[str, int, int], None]
 
 UNFINISHED = (
     "The response reached its end inside the thinking: it holds no answer. Think more briefly, "
@@ -69,7 +70,8 @@ class Sampler:
         max_prompt: most tokens of a prompt of the student.
         seed: of the run.
         clock: counts the time.
-        progress: called while responses are generated, with the number done and the number of all.
+        progress: called while something is generated, with what it is, the number done and the
+            number of all.
         backend: the processes that share the work.
     """
 
@@ -130,7 +132,8 @@ class Sampler:
             for e, ids in fitting
             for number in range(samples)
         ]
-        completions, scores = self._answered(asked, scorer or self.scorer)
+        what = str(purpose[0]) if purpose else "response"
+        completions, scores = self._answered(what, asked, scorer or self.scorer)
         rollouts = [
             Rollout(example, request.prompt_ids, completion, _settled(completion, o), request.seed)
             for (example, request), completion, o in zip(
@@ -146,7 +149,7 @@ class Sampler:
         )
 
     def _answered(
-        self, asked: Sequence[tuple[Example, Request]], scorer: Scorer
+        self, what: str, asked: Sequence[tuple[Example, Request]], scorer: Scorer
     ) -> tuple[list[Completion], Scores]:
         """Completions and what they are worth, each process for its part of the requests."""
         if not asked:
@@ -154,7 +157,7 @@ class Sampler:
         with self._clock.phase("generate"):
             self._hand_over_student()
         with self._lent(None):
-            parts = self._backend.spread(asked, partial(self._answered_here, scorer))
+            parts = self._backend.spread(asked, partial(self._answered_here, what, scorer))
         total = Scores(
             woven([scores.outcomes for _, scores in parts]),
             failures=woven([scores.failures for _, scores in parts]),
@@ -166,7 +169,7 @@ class Sampler:
         return woven([completions for completions, _ in parts]), total
 
     def _answered_here(
-        self, scorer: Scorer, asked: Sequence[tuple[Example, Request]]
+        self, what: str, scorer: Scorer, asked: Sequence[tuple[Example, Request]]
     ) -> tuple[list[Completion], Scores]:
         """Graded as they come, where others can do that."""
         with scorer.stream() as stream:
@@ -179,20 +182,23 @@ class Sampler:
 
             with self._clock.phase("generate"):
                 early = grade if stream.early else None
-                completions = self._generated([request for _, request in asked], early)
+                completions = self._generated(what, [request for _, request in asked], early)
             with self._clock.phase("environment"):
                 for number, completion in enumerate(completions):
                     grade(number, completion)  # what the engine has not told of
                 return completions, stream.finish()
 
     def generate(
-        self, requests: Sequence[Request], teacher: torch.nn.Module | None = None
+        self,
+        requests: Sequence[Request],
+        teacher: torch.nn.Module | None = None,
+        what: str = "texts",
     ) -> list[Completion]:
-        """Completions by the student's weights, or by those of a teacher."""
+        """Completions by the student's weights, or by those of a teacher; `what` is for people."""
         if not requests:
             return []
         with self._lent(teacher):
-            return woven(self._backend.spread(requests, self._generated))
+            return woven(self._backend.spread(requests, partial(self._generated, what)))
 
     @contextmanager
     def _lent(self, teacher: torch.nn.Module | None) -> Iterator[None]:
@@ -209,12 +215,13 @@ class Sampler:
             yield
 
     def _generated(
-        self, requests: Sequence[Request], on_done: OnDone | None = None
+        self, what: str, requests: Sequence[Request], on_done: OnDone | None = None
     ) -> list[Completion]:
         if not requests:
             return []
         if self._progress is not None:
-            on_done = _counted(len(requests), self._progress, on_done)
+            self._progress(what, 0, len(requests))
+            on_done = _counted(what, len(requests), self._progress, on_done)
         return self.engine.generate(requests, *([on_done] if on_done else []))
 
     def rest(self) -> None:
@@ -234,7 +241,7 @@ class Sampler:
             self._held = version
 
 
-def _counted(total: int, progress: Progress, on_done: OnDone | None) -> OnDone:
+def _counted(what: str, total: int, progress: Progress, on_done: OnDone | None) -> OnDone:
     """Tells how far the generation is, beside what else is done with a completion."""
     done = 0
 
@@ -243,7 +250,7 @@ def _counted(total: int, progress: Progress, on_done: OnDone | None) -> OnDone:
         done += 1
         if on_done is not None:
             on_done(number, completion)
-        progress(done, total)
+        progress(what, done, total)
 
     return both
 

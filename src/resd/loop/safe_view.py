@@ -34,9 +34,9 @@ class SafeView:
         """The run starts, or goes on after `step`."""
         self._try(lambda: self._view.begin(config, step, steps))
 
-    def progress(self, done: int, total: int) -> None:
-        """So many of the responses that are asked for are there."""
-        self._try(lambda: self._view.progress(done, total))
+    def progress(self, what: str, done: int, total: int) -> None:
+        """So much of a part of a step or evaluation is done."""
+        self._try(lambda: self._view.progress(what, done, total))
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         """A step is done."""

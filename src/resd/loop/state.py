@@ -39,12 +39,14 @@ class Progress:
         solved: ids of examples that passed since the batch's first iteration.
         evaluations: the metrics of the rank rule, one row an evaluation.
         totals: rollouts and counts by reason, over the run.
+        health: what the monitor of the run's health remembers.
     """
 
     step: int = 0
     solved: set[str] = field(default_factory=set)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 def state_writer(
@@ -66,6 +68,7 @@ def state_writer(
             "solved": sorted(progress.solved),
             "evaluations": progress.evaluations,
             "totals": dict(progress.totals),
+            "health": progress.health,
             "updates": update.updates,
             "method": method.state_dict(),
         }
@@ -106,7 +109,11 @@ def restore_state(
         method.load_tensors(tensors["method"])
         method.load_state_dict(state["method"])
         progress = Progress(
-            int(state["step"]), set(state["solved"]), state["evaluations"], Counter(state["totals"])
+            int(state["step"]),
+            set(state["solved"]),
+            state["evaluations"],
+            Counter(state["totals"]),
+            state.get("health", {}),  # an older run was not watched
         )
         set_random_state(random)
     except Exception as error:  # a damaged file fails in as many ways as there are formats

@@ -12,11 +12,12 @@ from resd.config import RunConfig
 from resd.engines import Engine, Request, Sampling
 from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
-from resd.errors import UserError
+from resd.errors import StoppedError, UserError
 from resd.loop.anchors import make_anchors
 from resd.loop.background import Background
 from resd.loop.clock import Clock
 from resd.loop.evaluate import evaluate, evaluate_baselines
+from resd.loop.health import Monitor
 from resd.loop.recorder import Recorder, step_row
 from resd.loop.rollouts import Batch, Sampler
 from resd.loop.safe_view import SafeView
@@ -37,8 +38,6 @@ from resd.types import Completion, Example, Rollout
 
 # Nucleus of reflections and curations, as of rollouts (paper: App. G).
 _WRITING_TOP_P = 0.95
-# Mass of the teacher outside the support from which on a run is warned (method.md section 2).
-_MOST_OUTSIDE = 0.1
 
 
 class Trainer:
@@ -117,14 +116,13 @@ class Trainer:
             config.train,
             self.pad_id,
             on_sampler=not engine.shares_weights,
-            warn=self.view.warn,
             backend=self.backend,
             anchors=self.anchors,
             traces=config.traces,
+            progress=self.view.progress,
         )
         self._saving = Background(enabled=config.checkpoint.background)
         self._saved_at = time.monotonic()
-        self._told_outside = False
         checkpoints = run.checkpoints()
         if checkpoints:
             self.progress = restore_state(
@@ -139,6 +137,8 @@ class Trainer:
                 setup.environment, setup.test, config.evaluation, setup.scorer
             )
         )
+        gap = self.update.most_gap
+        self.health = Monitor(config.health, self.progress.health, self.view.warn, gap)
         last = self.progress.step if checkpoints else -1
         self.backend.on_main(lambda: run.rewind(last, config.checkpoint.keep, self._budget))
         run_id = str((identity.load(run.path) or {}).get("id", run.path.name))
@@ -178,9 +178,19 @@ class Trainer:
             self._one_step(self.course.batch(self.progress.step))
             if self._evaluation_due():
                 self._evaluate()
-            if self._checkpoint_due():
+            stops = self.backend.told(self.health.stops)
+            if stops or self._checkpoint_due():
                 self._checkpoint()
+            if stops and self.progress.step < self.course.steps:
+                self._stop(stops)
         self._finish()
+
+    def _stop(self, signals: Sequence[str]) -> None:
+        self._saving.wait()
+        raise StoppedError(
+            f"stopped after step {self.progress.step} by health.{', health.'.join(signals)}; go on "
+            f"all the same with resd train --resume {self.run.path}"
+        )
 
     def _begin_task(self) -> None:
         """Leave the task before, if there is one, and begin the one of this step."""
@@ -188,6 +198,7 @@ class Trainer:
         if before and self.anchors is not None:
             self.anchors.leave(before[-1], self.config, self.setup.chat, self.sampler)
         self.method.begin_task(now.name, first=not before)
+        self.health.begin_task()
 
     def _one_step(self, batch: Sequence[Example]) -> None:
         step, solved = self.progress.step, self.progress.solved
@@ -250,10 +261,10 @@ class Trainer:
             for item in wanted
         ]
         if teacher is None:
-            outputs = self.sampler.generate(requests)
+            outputs = self.sampler.generate(requests, what=what)
         else:
             with teacher.model() as weights:
-                outputs = self.sampler.generate(requests, weights)
+                outputs = self.sampler.generate(requests, weights, what)
         self.recorder.written(what, wanted, outputs)
         return outputs
 
@@ -291,6 +302,7 @@ class Trainer:
         self.recorder.evaluated(step, result)
         self.trackers.log(step, row)
         self.view.evaluated(step, result)
+        self.health.evaluated(step, result)
         kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
         steps = [int(self.progress.evaluations[i]["step"]) for i in kept]
         self.run.save_evaluated(step, steps, self.student.save)
@@ -306,7 +318,6 @@ class Trainer:
                 report.metrics |= self.method.metrics(self.course.stage(step).environment)
         except (Exception, SystemExit) as error:
             self.view.warn(f"step {step}: score_playbook failed: {describe_error(error)}")
-        self._tell_outside(report.metrics.get("train/teacher_outside", 0.0))
         report.metrics |= self.recorder.tokens_written(rollouts)
         row = step_row(step, totals["rollouts"], rollouts, report, self.clock)
         with self.clock.phase("save"):
@@ -314,16 +325,8 @@ class Trainer:
             self.recorder.step(step, rollouts, row, artifacts, report.tokens)
         self.trackers.log(step, row)
         self.view.stepped(step, row, report.lesson)
-
-    def _tell_outside(self, mass: float) -> None:
-        """A teacher's token that the loss does not look at cannot be taught."""
-        if mass > _MOST_OUTSIDE and not self._told_outside:
-            self._told_outside = True
-            self.view.warn(
-                f"step {self.progress.step}: {mass:.0%} of the teacher's probability lies outside "
-                "the tokens that the loss looks at, and cannot be taught: set method.support to "
-                "both or full, or raise method.top_k"
-            )
+        if rollouts:
+            self.health.stepped(row)
 
     @property
     def _budget(self) -> float | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -44,10 +43,10 @@ class PolicyUpdate:
         pad_id: padding token.
         on_sampler: True if the sampler's log-probs are those of another engine, and so count as
             those of the policy that drew the tokens.
-        warn: told what a run should know of its first update.
         backend: the processes that share the work.
         anchors: stand beside every optimiser step, if there are any.
         traces: how much is kept of the tokens that are watched.
+        progress: told what is done, how many forward and backward passes, and of how many.
     """
 
     def __init__(
@@ -59,10 +58,10 @@ class PolicyUpdate:
         pad_id: int,
         *,
         on_sampler: bool = False,
-        warn: Callable[[str], None] = lambda text: None,
         backend: Backend | None = None,
         anchors: Anchors | None = None,
         traces: TracesConfig | None = None,
+        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
         self.student = student
         self.masters = masters
@@ -73,10 +72,10 @@ class PolicyUpdate:
         self._head = LogitHead(student, whole=method.services.whole_logits)
         self._pad_id = pad_id
         self._on_sampler = on_sampler
-        self._warn = warn
         self._backend = backend or Local()
         self._anchors = anchors
-        self._checked = self._keep_scores = False
+        self._keep_scores = False
+        self._progress = progress
         self._traces = traces or TracesConfig()
         self._watch: Watch | None = None
 
@@ -116,7 +115,7 @@ class PolicyUpdate:
         self._keep_scores = updates > 1 and self._fits(micros)
         rows: list[dict[str, float]] = []
         for number in range(updates):
-            row = self._step(turns, report.counts, first=number == 0)
+            row = self._step(turns, report, number, updates)
             if row is not None:
                 rows.append(row)
             if number == 0 and kept:
@@ -152,13 +151,14 @@ class PolicyUpdate:
         return [row[: len(sample.response_ids)] for sample, row in pairs if sample is not None]
 
     def _step(
-        self, micros: Sequence[Micro], counts: Counter[str], *, first: bool
+        self, micros: Sequence[Micro], report: StepReport, number: int, updates: int
     ) -> dict[str, float] | None:
-        """One optimiser step; None if it was not finite and therefore skipped."""
+        """One optimiser step of a batch's; None if it was not finite and therefore skipped."""
         self.updates += 1
         _without_dropout(self.student)
         total: dict[str, float] = {}
-        for micro in micros:
+        for place, micro in enumerate(micros, start=number * len(micros)):
+            self._progress("update", place, updates * len(micros))
             loss, numbers = self._micro_loss(micro)
             self._backend.backward(loss)
             for key, value in numbers.items():
@@ -170,20 +170,17 @@ class PolicyUpdate:
         limit = self.config.max_grad_norm
         norm = float(whole_tensor(torch.nn.utils.clip_grad_norm_(weights, limit)))
         if not (math.isfinite(norm) and math.isfinite(total["loss"])):
-            counts["skipped_not_finite"] += 1
+            report.counts["skipped_not_finite"] += 1
             self.optimizer.zero_grad()
             return None
         warm = min(1.0, self.updates / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * warm
-        if first and not self._checked:
-            self._check_ratio(total)
         # The optimiser knows nothing of its weights before the first step that it takes.
         before = None if self.optimizer.state else self._sampled_weights()
         self.optimizer.step()
         if before is not None:
-            self._check_movement(before, self.config.lr * warm)
-        self._checked = True
+            report.metrics |= self._movement(before, self.config.lr * warm)
         self.optimizer.zero_grad()  # what is generated next may have their memory
         self.masters.publish()
         self.method.after_update(self.masters.weights)
@@ -255,18 +252,11 @@ class PolicyUpdate:
 
     # -- what the first update tells -----------------------------------------------------------
 
-    def _check_ratio(self, total: Mapping[str, float]) -> None:
-        """Before any weight has moved, the policy is the one that was sampled from."""
-        if "sampler_gap" not in total:
-            return
-        gap = total["sampler_gap"] / max(total["weight"], 1e-12)
+    @property
+    def most_gap(self) -> float:
+        """Largest mean difference of a log-prob to the sampler's that rounding explains."""
         dtype = next(self.student.parameters()).dtype
-        if not gap <= _RATIO_OFF.get(dtype, _RATIO_OFF_NARROW):
-            self._warn(
-                f"before the first update the log-probs of trainer and sampler differ by {gap:.3f} "
-                "a token: they do not hold the same policy. Look for dropout, a sampler that was "
-                "not given the weights, or another precision (model.compute_dtype)"
-            )
+        return _RATIO_OFF.get(dtype, _RATIO_OFF_NARROW)
 
     def _sampled_weights(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Some of the weights that get a gradient, and their values now."""
@@ -279,23 +269,22 @@ class PolicyUpdate:
                 found.append((flat[::every], torch.stack([flat[::every].clone(), grad[::every]])))
         return found
 
-    def _check_movement(
+    def _movement(
         self, before: Sequence[tuple[torch.Tensor, torch.Tensor]], lr: float
-    ) -> None:
-        """AdamW's first step moves a weight by lr * g / (|g| + eps), apart from its decay."""
+    ) -> dict[str, float]:
+        """How far the first step moved the weights, of what it should; nothing if it should not.
+
+        AdamW's moves a weight by lr * g / (|g| + eps), apart from its decay. Weights too coarse
+        for the learning rate stay where they are.
+        """
         moved = expected = 0.0
         for now, (then, grad) in before:
             step = lr * grad / (grad.abs() + 1e-8) + lr * self.config.weight_decay * then
             moved += float((now - then).abs().sum())
             expected += float(step.abs().sum())
         sums = self._backend.sum({"moved": moved, "expected": expected})
-        moved, expected = sums["moved"], sums["expected"]
-        if expected > 0.0 and not 0.5 <= moved / expected <= 2.0:
-            self._warn(
-                f"the first update moved the weights by {moved / expected:.0%} of what the "
-                f"learning rate {lr:.1e} asks for: they are too coarse for it. Keep them in "
-                "float32 (model.dtype), and compute in bfloat16 with model.compute_dtype"
-            )
+        expected = sums["expected"]
+        return {"train/moved": sums["moved"] / expected} if expected > 0.0 else {}
 
     # -- state ---------------------------------------------------------------------------------
 

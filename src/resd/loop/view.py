@@ -30,8 +30,8 @@ class RunView(Protocol):
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         """The run starts, or goes on after `step`; 0 steps in all are not known ones."""
 
-    def progress(self, done: int, total: int) -> None:
-        """So many of the responses that are asked for are there."""
+    def progress(self, what: str, done: int, total: int) -> None:
+        """So much of a part of a step or evaluation is done: of the rollouts, of the update."""
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         """A step is done; `lesson` is the newest playbook entry, if there is a new one."""
@@ -60,7 +60,7 @@ class MuteView:
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None: ...
 
-    def progress(self, done: int, total: int) -> None: ...
+    def progress(self, what: str, done: int, total: int) -> None: ...
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None: ...
 
@@ -80,6 +80,7 @@ class PlainView:
 
     def __init__(self) -> None:
         self._heard = time.monotonic()
+        self._part = ("", 0, self._heard)
 
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         self._steps, self._first, self._began = steps, step, time.monotonic()
@@ -88,9 +89,15 @@ class PlainView:
         length = f", {steps} steps" if steps else ""
         self._say(f"{config.method.name} on {config.task}{length}{where}, seed {config.seed}")
 
-    def progress(self, done: int, total: int) -> None:
-        if time.monotonic() - self._heard > _SILENCE_S:
-            self._say(f"  {done} of {total} responses")
+    def progress(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        name, before, since = self._part
+        if name != what or done < before:
+            since = now
+        self._part = (what, done, since)
+        if now - self._heard > _SILENCE_S:
+            left = f", about {(now - since) / done * (total - done):.0f} s left" if done else ""
+            self._say(f"  {what}: {done} of {total}{left}")
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
         of = f"/{self._steps}" if self._steps else ""
@@ -135,6 +142,7 @@ class LiveView:
             TimeRemainingColumn(),
             console=console,
         )
+        self._doing = ("", 0)
         self._facts: dict[str, str] = {}
         self._history: list[float] = []
         self._live = Live(console=console, get_renderable=self._render)
@@ -142,12 +150,19 @@ class LiveView:
     def begin(self, config: RunConfig, step: int, steps: int) -> None:
         title = escape(one_line(f"{config.method.name} on {config.task}"))
         self._task = self._progress.add_task(title, total=steps or None, completed=step)
+        # What is done within a step stands below the steps, with a time of its own.
+        self._part = self._progress.add_task("", total=None, visible=False)
         self._live.start()
 
-    def progress(self, done: int, total: int) -> None:
-        self._facts["responses"] = f"{done} of {total}"
+    def progress(self, what: str, done: int, total: int) -> None:
+        name, before = self._doing
+        if name != what or done < before:
+            self._progress.reset(self._part, total=total, description=escape(f"  {what}"))
+        self._doing = (what, done)
+        self._progress.update(self._part, completed=done, total=total, visible=True)
 
     def stepped(self, step: int, row: Mapping[str, Any], lesson: str) -> None:
+        self._rest()
         self._progress.update(self._task, completed=step)
         self._facts["rollouts passed"] = f"{row['rollout/passed']:.0%}"
         if "train/loss" in row:
@@ -161,6 +176,7 @@ class LiveView:
             self._facts["last lesson"] = lesson[:100]
 
     def evaluated(self, step: int, result: Evaluation) -> None:
+        self._rest()
         self._history.append(result.mean)
         self._facts["accuracy"] = f"{describe(result)}  {_spark(self._history)}"
 
@@ -175,6 +191,10 @@ class LiveView:
     def close(self) -> None:
         if self._live.is_started:
             self._live.stop()
+
+    def _rest(self) -> None:
+        self._doing = ("", 0)
+        self._progress.update(self._part, visible=False)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

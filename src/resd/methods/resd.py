@@ -180,6 +180,9 @@ class Resd(Distillation[ResdConfig]):
             if not better.problem:
                 report.counts[f"{what}_mended"] += 1
                 parsed[i] = better
+        if outputs:
+            used = sum(not found.problem for found in parsed.values())
+            report.metrics[f"rejected/{what}"] = 1.0 - used / len(outputs)
         return parsed
 
     def _ask(
@@ -204,6 +207,7 @@ class Resd(Distillation[ResdConfig]):
         report.lesson = new[-1] if new else ""
         report.metrics["playbook/entries"] = float(len(shown))
         report.metrics["playbook/candidates"] = float(len(self.playbook) - len(shown))
+        report.metrics["playbook/gone"] = float(len(before - {entry.id for entry in shown}))
         report.metrics["playbook/tokens"] = float(self.playbook.tokens())
         report.metrics["solutions"] = float(len(self.solutions))
 

@@ -159,8 +159,8 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     old, new = saved["settings"], now["settings"]
     for key in sorted(old.keys() | new.keys()):
-        # What is kept to be looked at changes nothing that is learnt.
-        if key.partition(".")[0] != "traces" and old.get(key) != new.get(key):
+        # What is kept to be looked at, and who looks, changes nothing that is learnt.
+        if key.partition(".")[0] not in ("traces", "health") and old.get(key) != new.get(key):
             found[f"config/{key}"] = (
                 f"config.toml was edited: {key} was {_shown(old.get(key))} and is now "
                 f"{_shown(new.get(key))}"
