@@ -312,7 +312,7 @@ class PlaybookContext:
         return woven(gather_object([part]))
 
 
-class _Keeper(TrainerCallback):  # type: ignore[misc]
+class _Keeper(TrainerCallback):
     """Puts the context into TRL's checkpoints, and takes it out again."""
 
     def __init__(self, context: PlaybookContext) -> None:
@@ -400,8 +400,8 @@ def _check(trainer: Any, config: ResdConfig) -> None:
 def _room(trainer: Any, config: ResdConfig, context: int) -> int:
     """Most tokens of a prompt of teacher, reflector or curator."""
     args = trainer.args
-    longest = max(args.max_completion_length, config.reflection_tokens, config.curation_tokens)
-    room = min(config.max_teacher_tokens, args.max_reprompt_len, context - longest)
+    longest = max(int(args.max_completion_length), config.reflection_tokens, config.curation_tokens)
+    room = min(config.max_teacher_tokens, int(args.max_reprompt_len), context - longest)
     if room < 16:
         raise UserError(
             f"a response, reflection or curation of {longest} tokens leaves no room for a prompt "
