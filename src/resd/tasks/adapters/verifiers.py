@@ -179,7 +179,7 @@ def _examples(split: Split, items: Sequence[Sequence[Any]]) -> list[Example]:
     return [
         Example(
             id=f"{split}-{number:05d}",
-            prompt=[ChatMessage(**message) for message in messages],
+            prompt=[ChatMessage(role=m["role"], content=m["content"]) for m in messages],
             data={"index": index, "gold": gold, "secrets": secrets},
         )
         for number, (index, messages, gold, secrets) in enumerate(items)
