@@ -350,7 +350,8 @@ class RunConfig(Part):
     preset: str | None = Field(None, description="built-in settings to start from; see resd tasks")
     task: str = Field(
         "lab",
-        description="a built-in task, reasoning_gym:NAME, path/to/file.py:Class or module:Class",
+        description="a built-in task, reasoning_gym:NAME, verifiers:NAME, path/to/file.py:Class or "
+        "module:Class",
     )
     task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
     stream: list[StreamPart] = Field(

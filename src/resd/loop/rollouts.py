@@ -135,7 +135,7 @@ class Sampler:
         what = str(purpose[0]) if purpose else "response"
         completions, scores = self._answered(what, asked, scorer or self.scorer)
         rollouts = [
-            Rollout(example, request.prompt_ids, completion, _settled(completion, o), request.seed)
+            Rollout(example, request.prompt_ids, completion, settled(completion, o), request.seed)
             for (example, request), completion, o in zip(
                 asked, completions, scores.outcomes, strict=True
             )
@@ -260,7 +260,7 @@ def _graded(completion: Completion) -> str:
     return completion.text if completion.answer is None else completion.answer
 
 
-def _settled(completion: Completion, outcome: Outcome | None) -> Outcome | None:
+def settled(completion: Completion, outcome: Outcome | None) -> Outcome | None:
     """A response that ended inside its thinking has not passed, whatever was found in it."""
     if completion.answer is not None or outcome is None:
         return outcome

@@ -29,15 +29,12 @@ from resd.loop.trackers import Trackers
 from resd.loop.update import PolicyUpdate
 from resd.loop.view import MuteView, RunView
 from resd.methods import make_method
-from resd.methods.base import Services, StepReport, Written
+from resd.methods.base import WRITING_TOP_P, Services, StepReport, Written
 from resd.runs import RunDirectory, identity
 from resd.runs.ranking import best_indices
 from resd.runs.seeds import derive, seed_everything
 from resd.tasks.registry import describe_error
 from resd.types import Completion, Example, Rollout
-
-# Nucleus of reflections and curations, as of rollouts (paper: App. G).
-_WRITING_TOP_P = 0.95
 
 
 class Trainer:
@@ -251,7 +248,7 @@ class Trainer:
         teacher: Any = None,
     ) -> list[Completion]:
         """Reflections and curations, by the weights that produced the rollouts or a teacher's."""
-        sampling = Sampling(temperature, _WRITING_TOP_P, max_new_tokens)
+        sampling = Sampling(temperature, WRITING_TOP_P, max_new_tokens)
         requests = [
             Request(
                 tuple(self.setup.chat.encode(item.prompt)),

@@ -32,7 +32,10 @@ BUILT_IN = {
     "skills": "resd.tasks.skills:SkillsEnvironment",
 }
 # `NAME:REST`: the class gets REST as the argument that stands here.
-ADAPTERS = {"reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset")}
+ADAPTERS = {
+    "reasoning_gym": ("resd.tasks.adapters:ReasoningGymEnvironment", "dataset"),
+    "verifiers": ("resd.tasks.adapters:VerifiersEnvironment", "taskset"),
+}
 _SEQUENCE = "resd.tasks.sequence:SequenceEnvironment"
 _OWN = Path(__file__).resolve().parents[1]
 MOST_EXAMPLES = 1_000_000  # a split is held in memory
@@ -58,7 +61,8 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     """Make the environment that `task` names.
 
     Args:
-        task: a built-in name, `reasoning_gym:NAME`, `path/to/file.py:Class`, or `module:Class`.
+        task: a built-in name, `reasoning_gym:NAME`, `verifiers:NAME`, `path/to/file.py:Class`, or
+            `module:Class`.
         args: keyword arguments of the class. The lab's `dialect` is the run's seed if not given.
         seed: of the run.
 

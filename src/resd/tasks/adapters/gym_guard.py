@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
-import signal
 import string
 import sys
 from collections.abc import Callable, Mapping
@@ -18,9 +16,9 @@ from fractions import Fraction
 from types import CodeType
 from typing import Any
 
+from resd.tasks.adapters.library_server import Forbidden, limit_process, writes
+
 CPU_SECONDS = 2
-WALL_SECONDS = 30
-MEMORY_BYTES = 2 * 1024**3
 
 # What an evaluated answer may name: arithmetic, and the elementary functions that integrals hold.
 _FUNCTIONS = """
@@ -34,11 +32,6 @@ _STAR_IMPORT = ("sympy",)  # `from sympy import *`: parse_expr executes that
 _CODE_WRITER = os.path.join("sympy", "polys", "monomials.py")
 _FORBIDDEN_EVENTS = ("os", "subprocess", "socket", "shutil", "ctypes", "pickle", "signal")
 _HARMLESS_EVENTS = ("os.listdir", "os.scandir")  # the import system's
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-
-
-class Forbidden(BaseException):
-    """What scoring an answer may not do; no `except Exception` of a scorer hides it."""
 
 
 class Guard:
@@ -55,7 +48,7 @@ class Guard:
         """Let an event pass, or raise `Forbidden`."""
         if event == "exec":
             self._check_code(args[0])
-        elif event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
+        elif writes(event, args):
             self._refuse("it writes a file")
         elif event.partition(".")[0] in _FORBIDDEN_EVENTS and event not in _HARMLESS_EVENTS:
             self._refuse(f"it calls {event}")
@@ -80,11 +73,7 @@ class Guard:
 
 def confine() -> None:
     """Limit this process: it dies when it has used its time; more memory is refused."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(WALL_SECONDS)
+    limit_process(CPU_SECONDS)
 
 
 def _same_words(answer: str, entry: Mapping[str, Any]) -> bool:

@@ -4,9 +4,9 @@ It makes the questions, so that the package's global random numbers and hash see
 scores each answer in a fork, within limits (see `gym_guard`), so that nothing an answer does
 outlasts it.
 
-Protocol, JSON lines: first comes `{"train": [item], "test": [item]}`, an item being `[index,
-question, answer]`, or `{"error": words}` and the end. Then to each `[index, answer]` on stdin the
-reply is `{"score": number}`, with a `problem` where there was one.
+Protocol (see `library_server`): it offers `{"train": [item], "test": [item]}`, an item being
+`[index, question, answer]`. To each `[index, answer]` the reply is `{"score": number}`, with a
+`problem` where there was one.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import difflib
 import io
 import json
 import math
-import os
 import random
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from resd.tasks.adapters.gym_guard import CONDITIONS, Forbidden, Guard, confine
+from resd.tasks.adapters.gym_guard import CONDITIONS, Guard, confine
+from resd.tasks.adapters.library_server import Forbidden, Refused, described, in_fork, serve
 
 _DRAWS_PER_QUESTION = 4  # at most so many are drawn for each that is asked for, ...
 _MORE_DRAWS = 100  # ... and so many more
 _RESERVED = ("seed", "size")
 _LIMITS = "it took too long, or too much memory, to score"
-
-
-class _Refused(Exception):
-    """Something that the user must change."""
 
 
 class _Server:
@@ -52,10 +48,10 @@ class _Server:
             import numpy
             from reasoning_gym.factory import DATASETS
         except Exception as error:
-            raise _Refused(f"reasoning-gym cannot be imported: {_described(error)}") from None
+            raise Refused(f"reasoning-gym cannot be imported: {described(error)}") from None
         if name not in DATASETS:
             near = difflib.get_close_matches(name, DATASETS, 3) or list(DATASETS)[:3]
-            raise _Refused(
+            raise Refused(
                 f"reasoning-gym has no dataset {name!r}; near to it: {', '.join(near)} "
                 f"({len(DATASETS)} in all)"
             )
@@ -68,13 +64,13 @@ class _Server:
         self.dataset = _make(name, cls, config_cls, {**config, "seed": seed, "size": size})
         self.entries = self._draw(train + test, size)
         if len(self.entries) < train + test:
-            raise _Refused(
+            raise Refused(
                 f"{name} has only {len(self.entries)} different questions in {size} draws, and "
                 f"train_size + test_size = {train} + {test} are asked for: lower "
                 "--task_args.train_size and --task_args.test_size, or widen --task_args.config"
             )
         items = [[i, e["question"], _text(e["answer"])] for i, e in self.entries.items()]
-        self.splits = {"test": items[:test], "train": items[test:]}
+        self.offer = {"test": items[:test], "train": items[test:]}
 
     def _draw(self, wanted: int, size: int) -> dict[int, dict[str, Any]]:
         """At most `wanted` entries with different questions, by index."""
@@ -88,29 +84,18 @@ class _Server:
             except IndexError:  # word_ladder: it has no more
                 break
             except Exception as error:
-                said = f"{self.name} fails to make question {index}: {_described(error)}"
-                raise _Refused(said) from None
+                said = f"{self.name} fails to make question {index}: {described(error)}"
+                raise Refused(said) from None
             if entry["question"] not in seen:
                 seen.add(entry["question"])
                 entries[index] = entry
         return entries
 
-    def score(self, index: int, answer: str) -> dict[str, Any]:
+    def answer(self, question: tuple[int, str]) -> dict[str, Any]:
         """The verdict on one answer, given by a fork that ends with it."""
-        result, sent = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                verdict = self._confined_score(self.entries[index], answer)
-                os.write(sent, json.dumps(verdict).encode())
-            finally:
-                os._exit(0)
-        os.close(sent)
-        with os.fdopen(result, "rb") as pipe:
-            told = pipe.read()
-        os.waitpid(child, 0)
-        verdict = json.loads(told) if told else {"score": 0.0, "problem": _LIMITS}
-        return dict(verdict)
+        index, answer = question
+        verdict = in_fork(lambda: self._confined_score(self.entries[index], answer))
+        return verdict or {"score": 0.0, "problem": _LIMITS}
 
     def _confined_score(self, entry: dict[str, Any], answer: str) -> dict[str, Any]:
         condition = CONDITIONS.get(entry["metadata"].get("source_dataset", self.name))
@@ -135,7 +120,7 @@ def _make(name: str, cls: Any, config_cls: Any, config: dict[str, Any]) -> Any:
     """The dataset.
 
     Raises:
-        _Refused: its options are wrong.
+        Refused: its options are wrong.
     """
     known = [f.name for f in dataclasses.fields(config_cls) if f.name not in _RESERVED]
     for key in config:
@@ -143,7 +128,7 @@ def _make(name: str, cls: Any, config_cls: Any, config: dict[str, Any]) -> Any:
             near = difflib.get_close_matches(key, known, 1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             options = ", ".join(known) or "none"
-            raise _Refused(f"{name} has no option {key!r}{meant}; its options are: {options}")
+            raise Refused(f"{name} has no option {key!r}{meant}; its options are: {options}")
     try:
         if hasattr(config_cls, "from_yaml_stream"):  # composite; JSON is YAML
             made = config_cls.from_yaml_stream(io.StringIO(json.dumps(config)))
@@ -151,7 +136,7 @@ def _make(name: str, cls: Any, config_cls: Any, config: dict[str, Any]) -> Any:
             made = config_cls(**config)
         return cls(config=made)
     except Exception as error:
-        raise _Refused(f"{name} does not take this config: {_described(error)}") from None
+        raise Refused(f"{name} does not take this config: {described(error)}") from None
 
 
 def _text(answer: Any) -> str | None:
@@ -164,30 +149,5 @@ def _no_score(answer: str, problem: str) -> dict[str, Any]:
     return {"score": 0.0, "problem": "" if answer.isidentifier() else problem}
 
 
-def _described(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def main() -> None:
-    """Serve until stdin ends; the arguments of `_Server` are the JSON argument."""
-    # The package prints; only the protocol may reach the pipe.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-    def reply(value: object) -> None:
-        replies.write(json.dumps(value) + "\n")
-        replies.flush()
-
-    try:
-        server = _Server(**json.loads(sys.argv[1]))
-    except _Refused as error:
-        reply({"error": str(error)})
-        return
-    reply(server.splits)
-    for line in sys.stdin:
-        reply(server.score(*json.loads(line)))
-
-
 if __name__ == "__main__":
-    main()
+    serve(_Server)
