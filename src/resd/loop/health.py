@@ -46,8 +46,7 @@ class Signal:
         limit: a value above it is bad.
         text: what is wrong; takes `value`.
         remedy: what to set.
-        value: from means now, and over the first window of the task; None if they say nothing. A
-            KeyError says nothing too.
+        value: from means now, and over the first window of the task; a KeyError says nothing.
         at_once: judged on every step that has the number, not over a window.
         evaluated: judged at evaluations, by the monitor itself.
     """
@@ -55,12 +54,12 @@ class Signal:
     limit: float
     text: str
     remedy: str
-    value: Callable[[Means, Means], float | None] = lambda now, first: None
+    value: Callable[[Means, Means], float] = lambda now, first: 0.0
     at_once: bool = False
     evaluated: bool = False
 
 
-def _unsolved(now: Means, value: float) -> float | None:
+def _unsolved(now: Means, value: float) -> float:
     return value if now["rollout/passed"] <= _SOLVED else 0.0
 
 
@@ -301,11 +300,9 @@ class Monitor:
                 found[key] = sum(values) / len(values)
         return {**found, _APART: self._state[_APART]}
 
-    def _judge(self, name: str, value: float | None, since: int, step: int) -> None:
+    def _judge(self, name: str, value: float, since: int, step: int) -> None:
         """Say a signal's line if it is new; `told` counts steps since it was last seen."""
         told, action, signal = self._state["told"], self._config.action_of(name), SIGNALS[name]
-        if value is None:
-            return
         if value <= self._limits[name]:
             if name in told:
                 told[name] += 1
