@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, evidence, lab, probe, report, retention, tasks
+from resd.cli import doctor, evidence, lab, probe, push, report, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -146,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("retention", help="what a model can do that no task taught it")
     )
     report.add_commands(commands)
+    push.add_arguments(
+        commands.add_parser("push", help="a run's model and its card, to the Hugging Face Hub")
+    )
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
     doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
     return parser

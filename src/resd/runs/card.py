@@ -88,11 +88,12 @@ or `vllm serve {place}`."""
 
 _PEFT = """\
 ```python
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{place}")
-model = AutoPeftModelForCausalLM.from_pretrained("{place}")
+base = AutoModelForCausalLM.from_pretrained("{base}", dtype="auto")
+model = PeftModel.from_pretrained(base, "{place}")
 messages = [{{"role": "user", "content": "..."}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -101,8 +102,7 @@ output = model.generate(**inputs, do_sample=True, {sampling})
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
-or `vllm serve BASE --enable-lora --lora-modules adapter={place}`. These are the adapters alone;
-their base is {base}."""
+or `vllm serve {base} --enable-lora --lora-modules adapter={place}`."""
 
 
 def with_card(
@@ -169,7 +169,7 @@ def card_text(
         f"{config.evaluation.top_p:g}, at most {config.rollout.max_new_tokens} tokens",
         load=load.format(
             place=PLACE,
-            base=base.name,
+            base=base.hub_id or portable(config.model.path),
             sampling=f"{sampling}, top_k=0, max_new_tokens={config.rollout.max_new_tokens}",
         ),
         made=_made(config),
