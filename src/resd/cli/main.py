@@ -150,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("push", help="a run's model and its card, to the Hugging Face Hub")
     )
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
-    doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
+    doctor.add_arguments(
+        commands.add_parser("doctor", help="what this machine has, or the memory a run needs")
+    )
     return parser
 
 
