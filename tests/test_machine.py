@@ -13,17 +13,8 @@ from resd.cli import machine, main
 from resd.cli.machine import Finding
 from resd.sandbox import SandboxUnavailable
 
-NAMES = [
-    "python",
-    "torch",
-    "libraries",
-    "device",
-    "precision",
-    "engine",
-    "sandbox",
-    "trackers",
-    "disk",
-]
+NAMES = ["python", "torch", "libraries", "device", "precision", "engine", "sandbox", "trackers"]
+NAMES += ["disk"]
 
 
 def found(capsys: Capture, code: int = 0) -> dict[str, Finding]:

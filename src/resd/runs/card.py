@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from resd.config import METHODS, RunConfig
+from resd.config import RunConfig
 from resd.context import Playbook
 from resd.errors import UserError
 from resd.runs import base_model, identity
@@ -149,7 +149,7 @@ def card_text(
     rows = read_metrics(run)
     step = _last_step(rows) if best is None else best
     base = base_model.look_at(config.model.path)
-    method = config.method.name
+    method = str(portable(config.method.name))
     tags = list(dict.fromkeys(["resd", method, *(["lora"] if config.model.lora else [])]))
     data = ModelCardData(
         base_model=base.hub_id,
@@ -253,10 +253,10 @@ def _with_interval(value: Any, number: int | None) -> str:
 
 def _made(config: RunConfig) -> str:
     method, train = config.method, config.train
-    title = (METHODS[method.name].__doc__ or method.name).strip().splitlines()[0]
+    title = (type(method).__doc__ or "").strip().partition("\n")[0]
     trained = f"LoRA adapters of rank {config.model.lora.rank}" if config.model.lora else "all"
     rows = {
-        "method": f"{method.name}. {title}",
+        "method": f"{portable(method.name)}. {title}",
         "weights trained": f"{trained}, {config.model.dtype}",
         "batch": f"{train.batch_size} prompts, {train.inner_iterations} steps on each, "
         f"{method.most_rollouts} responses a prompt",
