@@ -17,8 +17,8 @@ from resd.cli import main
 from resd.cli.main import _split
 from resd.config import RunConfig, load_config
 from resd.config.paths import anchored
+from resd.interval import wilson
 from resd.runs import RunDirectory, base_model
-from resd.runs.interval import wilson
 from resd.runs.remake import remake_command
 from resd.runs.warnings import read_warnings
 

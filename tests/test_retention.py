@@ -14,11 +14,11 @@ from bad_input import Capture, Words, one_line
 
 from resd.cli import main
 from resd.context.curation import parse_curation
+from resd.interval import wilson
 from resd.lab_base.targets import compact, solution
 from resd.report.results import read_result
 from resd.report.table import make_rows, notes
 from resd.runs import read_metrics
-from resd.runs.interval import wilson
 from resd.tasks.lab import LabEnvironment
 from resd.tasks.skills.makers import GROUPS
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from resd.errors import UserError
-from resd.runs.interval import wilson
+from resd.interval import wilson
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

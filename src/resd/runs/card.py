@@ -15,9 +15,9 @@ from typing import Any
 from resd.config import RunConfig
 from resd.context import Playbook
 from resd.errors import UserError
+from resd.interval import wilson
 from resd.runs import base_model, identity
 from resd.runs.config_file import read_config
-from resd.runs.interval import wilson
 from resd.runs.remake import portable, remake_command
 from resd.runs.rows import is_step, read_metrics
 from resd.runs.traces import read_traces, trace_files
