@@ -117,13 +117,15 @@ def test_a_card_that_cannot_be_written_ends_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> str:
-        raise KeyError("eval")
+        raise PermissionError("no licence may be read")
 
     run, _ = make()
     monkeypatch.setattr("resd.runs.card.card_text", fail)
     run.save_final(lambda place: None)
     assert (run.path / "final").is_dir()
-    assert read_warnings(run.path) == [(0, "no model card: KeyError: 'eval'")]
+    assert read_warnings(run.path) == [
+        (0, "no model card: PermissionError: no licence may be read")
+    ]
 
 
 STREAM = [{"name": "a", "task_args": {"dialect": 1}}, {"name": "b", "task": "skills", "steps": 3}]

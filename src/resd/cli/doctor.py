@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what the machine has; of a run its memory, disk, tokens a step, and a step's time."""
+    if options.processes < 1:
+        raise UserError(f"--processes must be at least 1, found {options.processes}")
     if options.config is None and not (options.preset or options.set or options.calibrate):
         if options.markdown or options.processes != 1:
             raise UserError("--markdown and --processes are of a run: name it, as in --preset lab")
@@ -52,8 +54,6 @@ def run(options: argparse.Namespace) -> int:
     from resd.models.check import check_attention
     from resd.models.memory import Memory, as_rows
 
-    if options.processes < 1:
-        raise UserError(f"--processes must be at least 1, found {options.processes}")
     overrides = [("preset", options.preset)] if options.preset else []
     config = load_config(options.config, [*overrides, *map(_assignment, options.set)])
     check_attention(config, installed=False)

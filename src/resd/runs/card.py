@@ -110,7 +110,7 @@ def with_card(
 ) -> Callable[[Path], None]:
     """What fills a model's directory, and then writes card and generation config into it.
 
-    A card that cannot be written is said in the run's warnings, and ends nothing.
+    A card that cannot be made is said in the run's warnings, and ends nothing.
 
     Args:
         run: the run's directory.
@@ -122,13 +122,13 @@ def with_card(
         fill(place)
         try:
             config = read_config(run)
-            _write_generation(place / GENERATION, config)
-            (place / NAME).write_text(card_text(run, config, best), encoding="utf-8")
-        except OSError:
-            raise
+            text = card_text(run, config, best)
         except Exception as error:
             said = f"no model card: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             add_warning(run, _last_step(read_metrics(run)), said)
+            return
+        (place / NAME).write_text(text, encoding="utf-8")
+        _write_generation(place / GENERATION, config)
 
     return fill_and_describe
 
