@@ -15,7 +15,7 @@ class FakeHub(ThreadingHTTPServer):
     """Repositories by name; large files come by LFS, the others in the commit.
 
     Attributes:
-        refuse: status of every answer, if it is not to work.
+        refuse: status of the answers to paths with `refused` in them, if they are not to work.
         public: repositories that are there already, and public.
         tokens: what came as authorization.
         created: what was asked for, by repository.
@@ -24,7 +24,7 @@ class FakeHub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.refuse = 0
+        self.refuse, self.refused = 0, "/"
         self.public: set[str] = set()
         self.tokens: set[str] = set()
         self.created: dict[str, dict[str, Any]] = {}
@@ -37,7 +37,7 @@ class FakeHub(ThreadingHTTPServer):
 
     def answer(self, path: str, body: bytes) -> tuple[int, Any]:
         """What a request is answered."""
-        if self.refuse:
+        if self.refuse and self.refused in path:
             return self.refuse, {"error": "You may not do that."}
         if path == "/api/repos/create":
             asked = json.loads(body)

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def test_the_playbook_is_that_of_the_step_and_stays_text(make: Make) -> None:
     run.log(evaluation(2, 0.8))
     run.log({"step": 4, "rollout/passed": 0.5})
     early, late = Playbook.parse(FENCED), Playbook.parse(FENCED.replace("write", "never write"))
+    candidate = Playbook.parse("[misc-00002] helpful=0 harmful=0 :: said once")
+    early.entries |= {id_: replace(e, admitted=False) for id_, e in candidate.entries.items()}
     run.trace("step", 2, [{"kind": "playbook", **early.state_dict()}])
     run.save_artifacts({"playbook.json": json.dumps(late.state_dict())})
     final, best = save(run)
@@ -95,7 +98,8 @@ def test_the_playbook_is_that_of_the_step_and_stays_text(make: Make) -> None:
     assert "after step 2, written by the model" in best.text
     assert "at the end of the run, written by the model" in final.text
     assert "never write" in final.text
-    other, _ = RunDirectory.create_numbered(run.path, config), None
+    assert "said once" not in best.text
+    other = RunDirectory.create_numbered(run.path, config)
     assert "It was empty after step 0." in save(other, 0)[1].text
 
 
@@ -185,6 +189,17 @@ def test_the_licence_is_what_the_files_say(
     found = base_model.look_at(str(tmp_path))
     assert (found.hub_id, found.licence) == (hub_id, licence)
     assert (licence or "No file of") in found.said
+
+
+def test_the_card_names_base_and_licence(make: Make, model_copy: Path) -> None:
+    head = "---\nlicense: mit\nbase_model: org/name\n---\n"
+    (model_copy / "README.md").write_text(head)
+    run, _ = make(model__path=str(model_copy), model__lora__rank=2)
+    final, _ = save(run)
+    data = final.data.to_dict()
+    assert (data["license"], data["base_model"]) == ("mit", "org/name")
+    assert (data["base_model_relation"], data["tags"]) == ("finetune", ["resd", "lora"])
+    assert "name mit for the base" in final.text
 
 
 def test_models_by_name() -> None:

@@ -154,6 +154,8 @@ def test_a_hub_that_says_no(
     ):
         online.refuse = status
         assert wanted in said()
+    online.refuse, online.refused = 403, "/large/"  # says so from within another error
+    assert "the token may not write to other/tiny (403)" in said()
     online.refuse = 0
     online.public.add("other/tiny")
     assert "other/tiny is there already, and public" in said("--private")
