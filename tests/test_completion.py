@@ -17,7 +17,7 @@ from resd.cli.setting import help_of, walk
 from resd.cli.settings import settings
 from resd.config import METHODS, RunConfig, preset_names
 from resd.config.run import ENGINES
-from resd.tasks.registry import BUILT_IN
+from resd.tasks.registry import ADAPTERS, BUILT_IN
 
 
 def offered(capsys: Capture, *words: str) -> list[str]:
@@ -36,7 +36,7 @@ def offered(capsys: Capture, *words: str) -> list[str]:
         (("probe", "reas"), {"reasoning_gym:"}),
         (("train", "--preset", ""), set(preset_names())),
         (("doctor", "--preset", "la"), {"lab"}),
-        (("train", "--task", ""), {*BUILT_IN, "reasoning_gym:"}),
+        (("train", "--task", ""), {*BUILT_IN, *(f"{adapter}:" for adapter in ADAPTERS)}),
         (("train", "--method.name", ""), set(METHODS)),
         (("train", "--engine.kind", ""), set(ENGINES)),
         (("train", "--method.support", ""), {"student", "teacher", "both", "full"}),
