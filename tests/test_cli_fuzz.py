@@ -53,6 +53,8 @@ LINES = [
     ["playbook", "show", "nowhere", "--json"],
     ["tasks", "check", "nowhere.py:World", "--limit", "2", "--task_args.a", "3"],
     ["tasks", "new", "no-name", "--directory", "nowhere"],
+    ["push", "nowhere", "me/model", "--which", "final", "--private"],
+    ["completion", "--for", "train", "--preset", "l"],
 ]
 
 

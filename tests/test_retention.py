@@ -13,8 +13,8 @@ import pytest
 from bad_input import Capture, Words, one_line
 
 from resd.cli import main
-from resd.cli.retention import wilson
 from resd.context.curation import parse_curation
+from resd.interval import wilson
 from resd.lab_base.targets import compact, solution
 from resd.report.results import read_result
 from resd.report.table import make_rows, notes

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -235,19 +236,32 @@ def test_prompt_lengths_by_a_tokenizer(capsys: pytest.CaptureFixture[str]) -> No
     assert rows["gold scores 1.0"].startswith("1")  # 4 a split, and those of the sample
 
 
-def test_new_writes_a_sound_task_whose_test_passes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_new_writes_a_package_that_installs_and_whose_tests_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["tasks", "new", "my_task", "--directory", str(tmp_path)]) == 0
-    assert "my_task.py:MyTask" in capsys.readouterr().out
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_task.py"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "resd tasks check my_task:MyTask" in capsys.readouterr().out
+    place = tmp_path / "my_task"
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
-    assert main(["tasks", "check", f"{tmp_path / 'my_task.py'}:MyTask"]) == 0
-    assert "Scheduler" not in (tmp_path / "my_task.py").read_text()
+    texts = [
+        file.read_text() for file in place.rglob("*") if file.suffix in (".py", ".md", ".toml")
+    ]
+    assert len(texts) == 5
+    assert not any(word in text for text in texts for word in ("Scheduler", "@NAME@", "starter"))
     assert main(["tasks", "new", "my_task", "--directory", str(tmp_path)]) == 2
     assert "is there already" in capsys.readouterr().err
+    pytest.importorskip("setuptools", minversion="61")
+    built = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", built], cwd=place, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    monkeypatch.syspath_prepend(str(wheel))  # a wheel of Python alone is imported as it is
+    (point,) = metadata.entry_points(group="resd.tasks", name="my_task")
+    assert point.load().__name__ == "MyTask"
+    assert main(["tasks", "new", "json", "--directory", str(tmp_path)]) == 2
+    assert "there is a Python module json already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["3x", "My", "a-b", "class", "", "../x"])

@@ -1,4 +1,7 @@
-"""`resd doctor` and `resd train --dry-run`: what a run needs, before anything is loaded."""
+"""`resd doctor` and `resd train --dry-run`: what a run needs, before anything is loaded.
+
+Of the machine itself, without a run, see `resd.cli.machine`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ _NOT = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `resd doctor`."""
+    parser.description = "Without a run: what this machine has. With one: the memory it needs."
     parser.add_argument("config", nargs="?", type=Path, help="TOML of a run")
     parser.add_argument("--preset", help="built-in settings; see resd tasks")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train")
@@ -37,13 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print memory by part, disk, tokens a step, and on request the time of one."""
+    """Print what the machine has; of a run its memory, disk, tokens a step, and a step's time."""
+    if options.processes < 1:
+        raise UserError(f"--processes must be at least 1, found {options.processes}")
+    if options.config is None and not (options.preset or options.set or options.calibrate):
+        if options.markdown or options.processes != 1:
+            raise UserError("--markdown and --processes are of a run: name it, as in --preset lab")
+        from resd.cli.machine import show_machine
+
+        return show_machine(as_json=options.json)
     from resd.config import load_config
     from resd.models.check import check_attention
     from resd.models.memory import Memory, as_rows
 
-    if options.processes < 1:
-        raise UserError(f"--processes must be at least 1, found {options.processes}")
     overrides = [("preset", options.preset)] if options.preset else []
     config = load_config(options.config, [*overrides, *map(_assignment, options.set)])
     check_attention(config, installed=False)

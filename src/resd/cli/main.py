@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import doctor, evidence, lab, probe, report, retention, tasks
+from resd.cli import completion, doctor, evidence, lab, probe, push, report, retention, tasks
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -29,7 +29,7 @@ _PATH_ERRORS = (
     errno.EEXIST,
     errno.ELOOP,
 )
-_EPILOG = "Every command has its own --help."
+_EPILOG = "Every command has its own --help; of one setting: resd --help KEY, as in train.lr."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +94,11 @@ def _processes_are_up() -> bool:
 
 def _dispatch(arguments: list[str]) -> int:
     parser = _parser()
+    if arguments[:2] == ["completion", "--for"]:
+        print("\n".join(completion.candidates(parser, arguments[2:])))
+        return 0
+    if arguments[:1] in (["--help"], ["-h"]) and len(arguments) == 2:
+        return _help(arguments[1])
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
     if not arguments:
@@ -146,8 +151,16 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("retention", help="what a model can do that no task taught it")
     )
     report.add_commands(commands)
+    push.add_arguments(
+        commands.add_parser("push", help="a run's model and its card, to the Hugging Face Hub")
+    )
     lab.add_arguments(commands.add_parser("lab", help="the lab's base model"))
-    doctor.add_arguments(commands.add_parser("doctor", help="the memory that a run needs"))
+    doctor.add_arguments(
+        commands.add_parser("doctor", help="what this machine has, or the memory a run needs")
+    )
+    completion.add_arguments(
+        commands.add_parser("completion", help="Tab in bash, zsh and fish: commands, settings, ...")
+    )
     return parser
 
 
@@ -155,11 +168,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: list[str]) -> int:
-    if "-h" in arguments or "--help" in arguments:
-        from resd.cli.settings import print_settings
-
-        print_settings()
-        return 0
+    asked = next((i for i, word in enumerate(arguments) if word in ("-h", "--help")), None)
+    if asked is not None:
+        return _help(*arguments[asked + 1 : asked + 2])
     words = _split(arguments)
     if words.resume is not None:
         if words.dry_run:
@@ -188,6 +199,19 @@ def _say_first(what: str) -> None:
             print(terminal_safe(text, sys.stdout), flush=True)
         except OSError:  # nobody reads it; the run goes on, as with the view
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _help(key: str = "") -> int:
+    """Every setting, or what is said of one, of a group or of a method."""
+    if key and not key.startswith("-"):
+        from resd.cli.setting import help_of
+
+        print(help_of(key))
+        return 0
+    from resd.cli.settings import print_settings
+
+    print_settings()
+    return 0
 
 
 def _resume(words: _Words) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 
 from resd.errors import UserError
-
-_Z = 1.959964  # of a two-sided interval of 95 %
+from resd.interval import wilson
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,18 +53,6 @@ def table(counts: Mapping[str, tuple[int, int]]) -> str:
         solved = f"{passed}/{number}"
         lines.append(f"{name:<12}{solved:>10}     {passed / number:.3f}  {low:.3f} to {high:.3f}")
     return "\n".join(lines)
-
-
-def wilson(passed: int, number: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a fraction (Wilson 1927); also sound at 0 and 1.
-
-    >>> [round(x, 3) for x in wilson(0, 10)]
-    [0.0, 0.278]
-    """
-    share, z = passed / number, _Z * _Z / number
-    middle = (share + z / 2) / (1 + z)
-    half = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _lm_eval(options: argparse.Namespace, tasks: list[str]) -> dict[str, float]:

@@ -27,6 +27,10 @@ def print_settings() -> None:
         markup=False,
     )
     console.print(
+        "       resd train --help KEY  (one setting, a group as in train, or a method)\n",
+        markup=False,
+    )
+    console.print(
         "--dry-run checks everything, says what memory and disk it takes, and loads nothing.\n",
         markup=False,
     )

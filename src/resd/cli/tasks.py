@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--seed", type=int, default=0, help="of the run")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
-    new = actions.add_parser("new", help="write a starter environment and its test")
-    new.add_argument("name", metavar="NAME", help="of the module, for example my_task")
+    new = actions.add_parser("new", help="write a package with a starter environment and its tests")
+    new.add_argument("name", metavar="NAME", help="of the package, for example my_task")
     new.add_argument("--directory", type=Path, default=Path(), help="where to (default: here)")
     new.set_defaults(run=_new)
 
@@ -136,9 +136,9 @@ def _table(checks: Sequence[Check]) -> Table:
 def _new(options: argparse.Namespace) -> int:
     from resd.tasks.starter import write_starter
 
-    file, test, name = write_starter(options.name, options.directory)
-    print(terminal_safe(f"wrote {file} and {test}; next:"))
-    print(f"  resd tasks check {file}:{name}")
-    print(f"  pytest {test}")
-    print(f"  resd train --task {file}:{name} --model.path MODEL")
+    place, name = write_starter(options.name, options.directory)
+    print(terminal_safe(f"wrote {place}; next:"))
+    print(f"  pip install -e '{place}[test]' && pytest {place}")
+    print(f"  resd tasks check {options.name}:{name}")
+    print(f"  resd train --task {options.name}:{name} --model.path MODEL")
     return 0

@@ -74,8 +74,8 @@ def read_stream(file: Path) -> list[Any]:
 def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
     """Defaults, then preset, then file, then dotted overrides.
 
-    Without a file and with the lab as the only task, the preset is `lab`. A preset's
-    `[by_method.NAME]` tables hold what was tuned for one method.
+    Without a file, with the lab as the only task, the preset is `lab` unless one is named, or
+    none is. A preset's `[by_method.NAME]` tables hold what was tuned for one method.
 
     Raises:
         UserError: one line that names the key, what is wrong with it, and where it came from.
@@ -86,7 +86,7 @@ def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] =
     preset = user.get("preset")
     if preset == "none":  # as a run's own config.toml writes it
         preset = None
-    elif preset is None and file is None and _tasks(user) == {"lab"}:
+    elif "preset" not in user and file is None and _tasks(user) == {"lab"}:
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
     places = [f"in {file}"] if file else []

@@ -10,7 +10,7 @@ traces/           what it saw and wrote, a file a step and an evaluation (`resd.
 warnings.jsonl    what the run warned of, a line each
 checkpoints/      complete states, the newest few, each with its checksums.json
 evaluated/        students at evaluated steps, the best few by rank sum
-best/, final/     models in Hugging Face format
+best/, final/     models in Hugging Face format, each with its model card
 done.json         written last
 """
 
@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from resd.config import RunConfig
 from resd.errors import UserError
 from resd.runs import atomic, identity
+from resd.runs.card import with_card
 from resd.runs.config_file import config_text, read_config
 from resd.runs.rows import append_row, read_metrics, read_rows, write_rows
 from resd.runs.traces import FOLDER, forget_after, write_traces
@@ -303,8 +304,8 @@ class RunDirectory:
         return dict(_numbered(self.path / "evaluated"))
 
     def save_final(self, fill: Callable[[Path], None]) -> None:
-        """Write the model at the end of the run."""
-        atomic.write_directory(self.path / "final", fill)
+        """Write the model at the end of the run, and its card."""
+        atomic.write_directory(self.path / "final", with_card(self.path, fill))
 
     def finish(self, best: int, summary: Mapping[str, Any]) -> None:
         """Put the best student beside the last, and say that the run is complete."""
@@ -313,7 +314,7 @@ class RunDirectory:
         def copy(path: Path) -> None:
             shutil.copytree(kept, path, dirs_exist_ok=True)
 
-        atomic.write_directory(self.path / "best", copy)
+        atomic.write_directory(self.path / "best", with_card(self.path, copy, best))
         atomic.write_json(self.path / "done.json", summary)
 
     def _prune(self, keep: int, budget: float | None = None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import inspect
 
 from resd.tasks.check import run_checks
 from resd.tasks.starter.scheduler import Scheduler
 
-TASK = f"{Path(__file__).parent / 'scheduler.py'}:Scheduler"
+TASK = f"{inspect.getfile(Scheduler)}:Scheduler"
 
 
 def test_the_environment_is_sound() -> None:
