@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from resd.context.curation import parse_curation
 from resd.context.reflection import parse_reflection
 from resd.context.templates import BUILT_IN, Templates
-from resd.lab_base.corpus import HELD_OUT, Corpus, Mix
+from resd.lab_base.corpus import HELD_OUT, Corpus
+from resd.lab_base.drills import Mix
 from resd.lab_base.gates import (
     CASES,
     JUDGES,

@@ -61,7 +61,8 @@ def measure_gates(complete: Complete, number: int, seed: int = 0) -> dict[str, f
         seed: of dialects and requests.
 
     Returns:
-        Fractions between 0 and 1, by gate; `reflection_tags`, `shifted` and `two_houses` have no threshold.
+        Fractions between 0 and 1, by gate; `reflection_tags`, `shifted` and `two_houses` have no
+        threshold.
     """
     world = HeldOut(seed, lab_templates(), turn)
     gates: dict[str, float] = {}

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from resd.lab_base.corpus import Corpus, Mix, Segments
+from resd.lab_base.corpus import Corpus
+from resd.lab_base.drills import Mix, Segments
 from resd.lab_base.gates import measure_gates, success_without_context
 from resd.lab_base.tokenizer import END, train_tokenizer, turn
 from resd.lab_base.wording import lab_templates, vocabulary
