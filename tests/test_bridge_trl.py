@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +22,18 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "trl.md"
 START = "trainer.train()\n"
 
 
+class Writers:
+    """Whose weights write: what the engine was given, each time."""
+
+    def __init__(self, engine):
+        self.models, self._sync = [], engine.sync
+        engine.sync = self
+
+    def __call__(self, model, version):
+        self.models.append(model)
+        self._sync(model, version)
+
+
 class Seen(TrainerCallback):
     """What TRL's teacher is given: the prompts of every batch, and which of them teach."""
 
@@ -31,15 +45,15 @@ class Seen(TrainerCallback):
         self.teaches.append(given["self_distillation_mask"].tolist())
 
 
-def script(**changes):
+def script(changes=None):
     """The program of docs/trl.md, up to where it trains; its names, and what its teacher sees."""
     program = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL).group(1)
     assert len(program.splitlines()) <= 40
     setup, start, rest = program.partition(START)
     assert start and rest
-    for old, new in changes.items():
-        assert setup.count(f"{old}=") == 1
-        setup = re.sub(rf"\b{old}=\w+", f"{old}={new}", setup)
+    for old, new in (changes or {}).items():
+        assert setup.count(old) == 1
+        setup = setup.replace(old, new)
     names = {"__name__": "script"}
     exec(setup, names)
     seen = Seen()
@@ -54,6 +68,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         run = script()
+        run.writers = Writers(run.context._engine)
         exec(run.rest, run.names)
     run.place = place
     return run
@@ -75,6 +90,26 @@ def test_lessons_reach_the_teacher_of_trl(trained):
         notes, _, rest = prompt.partition("set the ")
         assert "notes:" in notes and "tried: " in rest and "result: " in rest and "lesson: " in rest
     assert trained.seen.teaches[-1] == [1.0] * 16
+
+
+def test_the_reflector_is_whose_the_config_says(trained):
+    teacher = trained.trainer.teacher_model
+    assert teacher is not trained.trainer.model
+    assert trained.writers.models and all(model is teacher for model in trained.writers.models)
+    assert trained.context._write("reflection", [], 8, 0.0) == []
+    assert trained.writers.models.pop() is trained.trainer.model
+
+
+def test_each_response_has_a_seed_that_comes_again(trained, monkeypatch):
+    batches = []
+    sample = trained.context._method.samples
+    record = lambda batch, *rest: batches.append(batch) or sample(batch, *rest)  # noqa: E731
+    monkeypatch.setattr(trained.context._method, "samples", record)
+    for _ in range(2):
+        trained.trainer.evaluate(trained.trainer.train_dataset.select(range(3)))
+        trained.seen.prompts.pop()
+    first, again = ([rollout.seed for rollout in batch] for batch in batches)
+    assert first == again and len(set(first)) == 3
 
 
 def test_the_student_never_sees_the_playbook(trained):
@@ -221,3 +256,34 @@ def test_a_checkpoint_without_a_playbook_is_told_of(trained):
     state = SimpleNamespace(stateful_callbacks={}, global_step=7)
     with pytest.warns(UserWarning, match="checkpoint of step 7 holds no playbook"):
         keeper.on_train_begin(None, state, None)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same(tmp_path):
+    program = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL).group(1)
+    told = (
+        "import os, pathlib\npathlib.Path(os.environ['RANK']).write_text(str(context.state_dict()))"
+    )
+    halved = program.replace("train_batch_size=16", "train_batch_size=8")
+    (tmp_path / "program.py").write_text(f"{halved}{told}\n")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "program.py"]
+    subprocess.run(launch, cwd=tmp_path, check=True, timeout=300)
+    first, second = ((tmp_path / rank).read_text() for rank in "01")
+    assert first == second and "'updates': 3" in first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["base", "ema", "live"])
+def test_adapters_and_every_teacher_of_trl(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = script(
+        {
+            'kind="base"': f'kind="{kind}"',
+            "Dataset.from_list(rows))": "Dataset.from_list(rows), peft_config=LoraConfig())",
+            "from datasets import": "from peft import LoraConfig\nfrom datasets import",
+            "learning_rate=1e-3": "learning_rate=1e-2",
+        }
+    )
+    exec(run.rest, run.names)
+    assert run.context.playbook.shown()
+    assert "notes:" in run.seen.prompts[-1][0]

@@ -80,6 +80,12 @@ def test_the_seed_decides_the_order_and_sizes_do_not_move_the_test() -> None:
     assert [item[1] for item in other] != [item[1] for item in first.offer["test"]]
 
 
+def test_no_prompt_stands_twice() -> None:
+    made = server("little_sums", train=60, test=15, config={"digits": 1})  # 81 sums in all
+    prompts = [item[1][1]["content"] for split in ("train", "test") for item in made.offer[split]]
+    assert len(set(prompts)) == 75
+
+
 def test_system_prompts_options_and_a_split_of_its_own() -> None:
     made = server(
         "little_sums", config={"digits": 2, "split": "train"}, test_config={"split": "test"}
@@ -137,7 +143,17 @@ def test_rewards_metrics_and_the_words_of_their_docstrings() -> None:
     assert made.offer["says"] == {
         "right_sum": "Whether the last number of the response is the sum."
     }
-    assert scored(made, "half \ud800 a character")["rewards"] == {"right_sum": [0.0, 1.0]}
+
+
+def test_half_characters_do_not_fail_a_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    import little_sums
+
+    async def right_sum(self: Any, trace: Any) -> float:
+        return float(len(trace.last_reply.encode()))
+
+    made = server("little_sums")
+    monkeypatch.setattr(little_sums.SumTask, "right_sum", vf.reward(right_sum))
+    assert scored(made, "a \ud800 b")["rewards"] == {"right_sum": [5.0, 1.0]}
 
 
 class Stub(VerifiersEnvironment):
