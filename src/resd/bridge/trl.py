@@ -6,14 +6,9 @@ here are only the ways in and out: TRL's batch becomes rollouts, and prompts bec
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from resd.backend import woven
+from resd.bridge.check import check, example_of, room
 from resd.config import ResdConfig, TeacherConfig
 from resd.context import Playbook, PromptBuilder, TemplateError, Templates
 from resd.engines import Request, Sampling
@@ -36,22 +32,9 @@ from resd.models.chat import ChatFormat
 from resd.models.load import context_length
 from resd.runs.atomic import write_text
 from resd.runs.seeds import derive
-from resd.tasks.registry import prompt_problem
-from resd.types import Completion, Example, Outcome, Rollout, TrainingSample
+from resd.types import Completion, Outcome, Rollout, TrainingSample
 
-_TRL = "1.16"
 _STATE = "resd.PlaybookContext"
-# What the loss is made of, which is SDPOConfig's to say.
-_OF_THE_LOSS = {
-    *("rollouts", "alpha", "top_k", "support", "tail", "ratio_min", "ratio_max", "aggregation"),
-    *("success_weights", "importance_cap", "teacher", "anchors"),
-}
-# What ResdConfig and the templates say instead.
-_NOT_READ = (
-    *("use_successful_as_teacher", "dont_reprompt_on_self_success", "reprompt_template"),
-    *("solution_template", "feedback_template", "remove_thinking_from_demonstration"),
-    "environment_feedback_only_without_solution",
-)
 
 
 class PlaybookContext:
@@ -86,7 +69,7 @@ class PlaybookContext:
         templates: Sequence[str | Path] = (),
     ) -> None:
         config = config or ResdConfig()
-        _check(trainer, config)
+        check(trainer, config)
         self._trainer = trainer
         self.last_metrics: dict[str, float] = {}
         model, tokenizer = self._student(), trainer._tokenizer
@@ -103,7 +86,7 @@ class PlaybookContext:
                 config.budgets,
                 chat.count_text,
                 chat.count,
-                _room(trainer, config, context),
+                room(trainer, config, context),
                 chat.harmless,
                 add_only=config.playbook.add_only,
             )
@@ -210,7 +193,7 @@ class PlaybookContext:
             passed = reward >= args.success_reward_threshold
             outcome = settled(completion, Outcome(reward, passed, said[i]))
             rollouts.append(
-                Rollout(_example(prompt), request.prompt_ids, completion, outcome, seed)
+                Rollout(example_of(prompt), request.prompt_ids, completion, outcome, seed)
             )
         return rollouts
 
@@ -339,73 +322,3 @@ class _Keeper(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self._context.save(args.output_dir)
-
-
-def _example(prompt: Sequence[Mapping[str, str]]) -> Example:
-    """An example for a prompt, which is all that TRL tells a builder of it.
-
-    Raises:
-        UserError: it is no chat.
-    """
-    problem = prompt_problem(prompt)
-    if problem:
-        raise UserError(f"PlaybookContext: dataset column prompt: {problem}")
-    messages = [{"role": str(m["role"]), "content": m["content"]} for m in prompt]
-    digest = hashlib.blake2b(json.dumps(messages).encode(), digest_size=8).hexdigest()
-    return Example(digest, messages)  # type: ignore[arg-type]
-
-
-def _check(trainer: Any, config: ResdConfig) -> None:
-    """Refuse what was never tried.
-
-    Raises:
-        UserError: in one line.
-    """
-    found = version("trl")
-    if not f"{found}.".startswith(f"{_TRL}."):
-        raise UserError(
-            f"PlaybookContext works with TRL {_TRL}, found {found}: pip install 'trl=={_TRL}.*'"
-        )
-    if not hasattr(trainer, "teacher_context_builder"):
-        raise UserError(
-            f"PlaybookContext is for trl.experimental.sdpo.SDPOTrainer, got "
-            f"{type(trainer).__name__}"
-        )
-    for row in islice(trainer.train_dataset, 1):
-        _example(row["prompt"])
-    for name in ("is_fsdp_enabled", "is_deepspeed_enabled", "use_vllm"):
-        if getattr(trainer, name):
-            raise UserError(f"PlaybookContext has never run with {name.removeprefix('is_')} of TRL")
-    others = sorted(set(trainer.chat_template_kwargs) - {"enable_thinking"})
-    if others:
-        raise UserError(
-            f"chat_template_kwargs: PlaybookContext passes enable_thinking alone to the chat "
-            f"template, not {', '.join(others)}"
-        )
-    defaults = {field.name: field.default for field in fields(trainer.args)}
-    set_there = [n for n in _NOT_READ if getattr(trainer.args, n) != defaults[n]]
-    if set_there:
-        raise UserError(
-            f"SDPOConfig: {', '.join(set_there)} would have no effect: PlaybookContext builds the "
-            "teacher's prompts by ResdConfig and its templates"
-        )
-    set_here = sorted(config.model_fields_set & _OF_THE_LOSS)
-    if set_here:
-        raise UserError(
-            f"config: {', '.join(set_here)} would have no effect: in TRL the loss and the teacher "
-            "are set in SDPOConfig (distillation_alpha, distillation_topk, teacher_model_kind, ...)"
-        )
-
-
-def _room(trainer: Any, config: ResdConfig, context: int) -> int:
-    """Most tokens of a prompt of teacher, reflector or curator."""
-    args = trainer.args
-    longest = max(int(args.max_completion_length), config.reflection_tokens, config.curation_tokens)
-    room = min(config.max_teacher_tokens, int(args.max_reprompt_len), context - longest)
-    if room < 16:
-        raise UserError(
-            f"a response, reflection or curation of {longest} tokens leaves no room for a prompt "
-            f"in the model's context of {context} tokens: lower max_completion_length of "
-            "SDPOConfig, and reflection_tokens and curation_tokens of ResdConfig"
-        )
-    return room
