@@ -90,7 +90,7 @@ def resume(
             shown.close()
             raise
         try:
-            setup = backend.together(lambda: prepare(read_config(path)))
+            setup = backend.together(lambda: prepare(read_config(path, own_code=True)))
         except BaseException:
             shown.close()
             run.close()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
+from resd import plugins
 from resd.errors import UserError, close_to
+from resd.plugins import describe_error as describe_error
 from resd.tasks.base import Environment
 from resd.types import Example, Split
 
@@ -37,7 +32,6 @@ ADAPTERS = {
     "verifiers": ("resd.tasks.adapters:VerifiersEnvironment", "taskset"),
 }
 _SEQUENCE = "resd.tasks.sequence:SequenceEnvironment"
-_OWN = Path(__file__).resolve().parents[1]
 MOST_EXAMPLES = 1_000_000  # a split is held in memory
 ROLES = ("system", "user", "assistant")
 
@@ -61,8 +55,8 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     """Make the environment that `task` names.
 
     Args:
-        task: a built-in name, `reasoning_gym:NAME`, `verifiers:NAME`, `path/to/file.py:Class`, or
-            `module:Class`.
+        task: a built-in name, one that an installed package gives, `reasoning_gym:NAME`,
+            `verifiers:NAME`, `path/to/file.py:Class`, or `module:Class`.
         args: keyword arguments of the class. The lab's `dialect` is the run's seed if not given.
         seed: of the run.
 
@@ -179,51 +173,16 @@ def find_class(task: str) -> type[Any]:
     adapter, _, rest = task.partition(":")
     if adapter in ADAPTERS and rest:
         return find_class(ADAPTERS[adapter][0])
-    place, colon, name = BUILT_IN.get(task, task).rpartition(":")
-    if not colon or not place or not name:
-        known = ", ".join([*BUILT_IN, *(f"{adapter}:NAME" for adapter in ADAPTERS)])
+    place = BUILT_IN.get(task) or plugins.place_of("task", task)
+    if place is None:
+        known = {**BUILT_IN, **ADAPTERS, **plugins.installed("task")}
+        shown = [f"{name}:NAME" if name in ADAPTERS else name for name in known]
         raise UserError(
-            f"unknown task {task!r}{close_to(task, [*BUILT_IN, *ADAPTERS])}; built in: {known}; "
-            "your own: path/to/file.py:Class or module:Class"
+            f"unknown task {task!r}{close_to(task, known)}; known: {', '.join(shown)}; your own: "
+            "path/to/file.py:Class or module:Class"
         )
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        found = [
-            n
-            for n, v in vars(module).items()
-            if isinstance(v, type) and v.__module__ == module.__name__
-        ]
-        raise UserError(
-            f"task {task}: no class {name} in {place}; it has: {', '.join(found) or 'none'}"
-        )
+    cls: type[Any] = plugins.load("task", place, lambda found: isinstance(found, type), "class")
     return cls
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"task file {path} does not exist")
-    name = f"resd_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # The file may import its neighbours, as when it is run as a program.
-    if str(path.parent.resolve()) not in sys.path:
-        sys.path.append(str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"task file {path} failed: {describe_error(error)}") from None
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"task module {name} cannot be imported: {describe_error(error)}") from None
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
@@ -238,33 +197,3 @@ def asked(what: str, call: Callable[[], T]) -> T:
         raise UserError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{what} failed: {describe_error(error)}") from None
-
-
-def describe_error(error: BaseException) -> str:
-    """The error in one line, with the innermost place in the user's code."""
-    kind = type(error).__name__
-    try:
-        text = " ".join(str(error).split())[:300]
-    except Exception:  # its own __str__ may fail
-        text = ""
-    said = f"{kind}: {text}" if text else kind
-    if isinstance(error, SyntaxError):
-        return said if "line" in text else f"{said} (line {error.lineno})"
-    places = [
-        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    own = [(file, line) for file, line in places if not _is_library(file)]
-    if not own:
-        return said
-    file, line = own[-1]
-    return f"{said} ({file.name}, line {line})"
-
-
-def _is_library(file: Path) -> bool:
-    """Whether a file belongs to Python, to an installed package, or to this one."""
-    text = str(file)
-    return (
-        text.startswith("<")
-        or "site-packages" in file.parts
-        or text.startswith((sysconfig.get_paths()["stdlib"], str(_OWN)))
-    )
