@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -50,6 +51,23 @@ def place_of(kind: Kind, name: str) -> str | None:
     """Where something that is not built in lies, as FILE.py:NAME or module:NAME; or None."""
     where, _, inside = name.rpartition(":")
     return name if where and inside else installed(kind).get(name)
+
+
+def spec_of(cls: type[Any]) -> str | None:
+    """FILE.py:NAME or module:NAME under which a class is found again; None if it is nowhere.
+
+    Nowhere are classes of a notebook or an interactive session, and those inside a function.
+    """
+    module, name = sys.modules.get(cls.__module__), cls.__qualname__
+    if module is None or getattr(module, name, None) is not cls:
+        return None
+    where, file = cls.__module__, getattr(module, "__file__", None)
+    if where == "__main__" and module.__spec__ is not None:  # python -m package.module
+        return f"{module.__spec__.name}:{name}"
+    found = PathFinder.find_spec(where.partition(".")[0])
+    if where != "__main__" and found is not None:
+        return f"{where}:{name}"
+    return f"{Path(file).resolve()}:{name}" if file and file.endswith(".py") else None
 
 
 def load(kind: Kind, place: str, wanted: Callable[[Any], bool], what: str) -> Any:

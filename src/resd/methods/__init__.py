@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resd.config.methods import find_method
+from resd.config import find_method
 from resd.methods.base import Method, Services
 from resd.methods.grpo import Grpo
 from resd.methods.handoff import Handoff

@@ -69,7 +69,15 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     adapter, _, name = task.partition(":")
     if adapter in ADAPTERS:
         arguments[ADAPTERS[adapter][1]] = name
-    cls = find_class(_SEQUENCE if task == STREAM else task)
+    return make_environment(find_class(_SEQUENCE if task == STREAM else task), arguments, task)
+
+
+def make_environment(cls: type[Any], arguments: Mapping[str, Any], task: str) -> Environment:
+    """An environment of a class; `task` names it in messages.
+
+    Raises:
+        UserError: it cannot be made, or is no environment.
+    """
     _check_arguments(cls, arguments, task)
     try:
         environment = cls(**arguments)
@@ -77,10 +85,20 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
         raise UserError(f"task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"task {task}: {cls.__name__}() failed: {describe_error(error)}") from None
+    check_environment(environment, task)
+    return environment  # type: ignore[no-any-return]
+
+
+def check_environment(environment: Any, task: str) -> None:
+    """Refuse what is no environment.
+
+    Raises:
+        UserError: as said.
+    """
     for method in ("examples", "evaluate"):
         if not callable(getattr(environment, method, None)):
-            raise UserError(f"task {task}: {cls.__name__} has no method {method}(...)")
-    return environment  # type: ignore[no-any-return]
+            name = type(environment).__name__
+            raise UserError(f"task {task}: {name} has no method {method}(...)")
 
 
 def _check_arguments(cls: type[Any], arguments: Mapping[str, Any], task: str) -> None:
@@ -164,6 +182,20 @@ def prompt_problem(prompt: Any) -> str | None:
     return None
 
 
+def check_named(task: str) -> None:
+    """Refuse a task that no name stands for.
+
+    Raises:
+        UserError: it was given as an object.
+    """
+    if task.startswith("<"):
+        raise UserError(
+            f"task {task} was given as an object in Python, and no file makes it again: give it "
+            "once more, as in resd.train(resume=RUN, task=...) or resd.evaluate(RUN, task=...); a "
+            "class of a module or of a script's file, given in place of an object, is found again"
+        )
+
+
 def find_class(task: str) -> type[Any]:
     """The class that `task` names.
 
@@ -173,6 +205,7 @@ def find_class(task: str) -> type[Any]:
     adapter, _, rest = task.partition(":")
     if adapter in ADAPTERS and rest:
         return find_class(ADAPTERS[adapter][0])
+    check_named(task)
     place = BUILT_IN.get(task) or plugins.place_of("task", task)
     if place is None:
         known = {**BUILT_IN, **ADAPTERS, **plugins.installed("task")}
