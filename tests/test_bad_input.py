@@ -167,12 +167,13 @@ def test_other_commands(words: list[str], wanted: str, tiny_model: Path, capsys:
 
 
 def test_an_evaluation_says_when_the_environment_fails(
-    env: Callable[[str], str], tiny_model: Path, capsys: Capture
+    env: Callable[[str], str], tiny_model: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     task = env(
         method("evaluate", "return super().evaluate(example, response) if not response else 1")
     )
-    assert main(["eval", str(tiny_model), "--task", task, "--samples", "1"]) == 0
+    words = ["eval", str(tiny_model), "--task", task, "--samples", "1"]
+    assert main([*words, "--output", str(tmp_path / "answers")]) == 0
     assert "failed on 4 responses" in capsys.readouterr().err
 
 
