@@ -12,7 +12,7 @@ from resd.config import RunConfig
 from resd.engines import Engine, Sampling
 from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
-from resd.errors import StoppedError, UserError
+from resd.errors import ProcessError, StoppedError, UserError
 from resd.loop.anchors import make_anchors
 from resd.loop.background import Background
 from resd.loop.callbacks import Callbacks
@@ -208,7 +208,7 @@ class Trainer:
         self._checkpoint()
         if ending.failed:
             self._saving.wait()
-            raise UserError(
+            raise ProcessError(
                 f"{ending.said}; step {step} is saved: mend it, then go on with resd train "
                 f"--resume {self.run.path}"
             )
