@@ -140,7 +140,7 @@ def resident(field):
 
 def measure(name):
     """Estimated and measured bytes of a case, in this process; and those of each phase."""
-    from resd.api import train
+    from resd.api import start_run
     from resd.models.memory import Memory, as_rows
 
     with tempfile.TemporaryDirectory() as directory:
@@ -150,19 +150,19 @@ def measure(name):
         gc.collect()
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
-        train(config)
+        start_run(config)
         peak = resident("VmHWM")
     return found, peak - before
 
 
 def warm_up(name):
     """A run of a tiny model: libraries and their buffers are there before anything is measured."""
-    from resd.api import train
+    from resd.api import start_run
 
     with tempfile.TemporaryDirectory() as directory, redirect_stdout(io.StringIO()):
         place = Path(directory)
         tiny = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
-        train(settings(name, place / "model", place / "run", **tiny))
+        start_run(settings(name, place / "model", place / "run", **tiny))
 
 
 def apart(name):

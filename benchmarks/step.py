@@ -240,7 +240,7 @@ def ours(config, tokens):
     """Seconds of each step after the first, seconds of each phase, counts, and the rows."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from resd.api import train
+    from resd.api import start_run
     from resd.models.load import LAB_MODEL
 
     meter, counts = Meter(), Meter()
@@ -251,7 +251,7 @@ def ours(config, tokens):
         config.output = Path(folder) / "run"
         changes = [*timers(meter), *(endless() if tokens else ())]
         with replaced(changes), replaced(counters(counts, model_class)):
-            train(config, watch)
+            start_run(config, watch)
     steps = [
         {phase: after[phase] - before[phase] for phase in PHASES}
         for (before, _), (after, _) in itertools.pairwise(watch.marks)

@@ -30,7 +30,7 @@ TOML = {
         ["unknown key method.alpha", "clip_low"],
     ),
     "unknown method": ('[method]\nname = "ppo"', ["unknown method 'ppo'", "resd, sdpo"]),
-    "method as text": ('method = "grpo"', ["--method.name grpo"]),
+    "method as text": ('method = "grop"', ["unknown method 'grop'", "did you mean grpo"]),
     "unknown preset": ('preset = "huge"', ["no preset 'huge'", "lab"]),
     "unknown task": ('task = "chess"', ["unknown task 'chess'", "path/to/file.py:Class"]),
     "NaN": ("[train]\nlr = nan", ["train.lr", "finite"]),
@@ -90,7 +90,7 @@ COMMAND = {
     "a value that is a key": (["--train.lr", "--seed", "3"], ["--train.lr needs a value"]),
     "a value on the way": (["--seed", "3", "--seed.x", "4"], ["--seed.x", "seed is a value"]),
     "an empty key": (["--=3"], ["unknown key"]),
-    "a method": (["--method", "grpo"], ["--method.name grpo"]),
+    "a method": (["--method", "grop"], ["unknown method 'grop'", "did you mean grpo"]),
     "a number for a method": (["--method", "3"], ["method"]),
     "an unknown key": (["--train.learning-rate", "3"], ["unknown key train.learning_rate"]),
     "NaN": (["--train.lr", "NaN"], ["train.lr", "finite"]),
@@ -167,12 +167,13 @@ def test_other_commands(words: list[str], wanted: str, tiny_model: Path, capsys:
 
 
 def test_an_evaluation_says_when_the_environment_fails(
-    env: Callable[[str], str], tiny_model: Path, capsys: Capture
+    env: Callable[[str], str], tiny_model: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     task = env(
         method("evaluate", "return super().evaluate(example, response) if not response else 1")
     )
-    assert main(["eval", str(tiny_model), "--task", task, "--samples", "1"]) == 0
+    words = ["eval", str(tiny_model), "--task", task, "--samples", "1"]
+    assert main([*words, "--output", str(tmp_path / "answers")]) == 0
     assert "failed on 4 responses" in capsys.readouterr().err
 
 

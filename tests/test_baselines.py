@@ -58,7 +58,8 @@ def test_an_evaluation_and_a_comparison_show_them(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = f"{__file__}:Noted"
-    assert main(["eval", str(tiny_model), "--task", task, "--samples", "1"]) == 0
+    words = ["eval", str(tiny_model), "--task", task, "--samples", "1"]
+    assert main([*words, "--output", str(tmp_path / "answers")]) == 0
     assert "(trivial: same word" in capsys.readouterr().out
     values = tiny.settings(tiny_model, tmp_path / "run", "grpo", task=task)
     del values["output"], values["method.name"]

@@ -61,7 +61,7 @@ def test_methods_and_variants_become_curves():
 @pytest.mark.parametrize(
     ("methods", "variants", "message"),
     [
-        ("resd,dpo", [], "unknown method 'dpo'; known: resd, sdpo, sdpo_ss, grpo"),
+        ("resd,dpo", [], "unknown method 'dpo'; did you mean sdpo"),
         ("resd,resd", [], "'resd' stands twice"),
         ("resd", ["resd: train.lr=1"], "'resd' stands twice"),
         ("", ["a b: train.lr=1", "A-b: train.lr=2"], "'a b' and 'A-b' would share a directory"),

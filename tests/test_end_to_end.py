@@ -73,11 +73,11 @@ def test_the_final_model_loads_and_answers_without_any_context(run):
     assert all(changed)
 
 
-def test_eval_playbook_and_tasks_commands(run, capsys):
+def test_eval_playbook_and_tasks_commands(run, tmp_path, capsys):
     assert main(["eval", str(run), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["eval/mean@4"] == pytest.approx(accuracies(run)[-1], abs=0.1)
-    assert main(["eval", "lab", "--samples", "2"]) == 0
+    assert main(["eval", "lab", "--samples", "2", "--output", str(tmp_path / "answers")]) == 0
     assert re.match(r"mean@2 0\.00", capsys.readouterr().out)
     assert main(["playbook", "show", str(run)]) == 0
     assert "close: end" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from bad_input import Capture
 
-from resd.api import train
+from resd.api import start_run
 from resd.cli import main
 from resd.config import load_config
 from resd.errors import UserError
@@ -18,8 +18,8 @@ from resd.evidence.measure import measure
 from resd.evidence.plan import plan
 from resd.evidence.registry import load_experiments
 from resd.evidence.tokens import word_marks
-from resd.loop.trainer import Trainer
 from resd.loop.view import MuteView
+from resd.loop.writer import ModelWriter
 from resd.runs import read_metrics
 
 QUICK: dict[str, Any] = {"task_args.dialect": 5, "train.steps": 2, "train.batch_size": 4}
@@ -45,14 +45,14 @@ def test_traces_change_nothing_and_tokens_are_counted(
     traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[tuple[str, int]] = []
-    real = Trainer._write
+    real = ModelWriter.__call__
 
     def write(self: Any, what: str, *args: Any, **kwargs: Any) -> Any:
         outputs = real(self, what, *args, **kwargs)
         written.extend((what, len(output.token_ids)) for output in outputs)
         return outputs
 
-    monkeypatch.setattr(Trainer, "_write", write)
+    monkeypatch.setattr(ModelWriter, "__call__", write)
     plain = tmp_path / "plain"
     values = {**QUICK, "traces": False, "output": str(plain)}
     assert main(["train", *tiny.arguments(values)]) == 0
@@ -124,7 +124,7 @@ def test_every_registered_variant_trains(tmp_path: Path) -> None:
     runs = {item.run.path: item.run for item in planned if item.dialect == 5}
     for path, run in runs.items():
         overrides = [*run.overrides, ("train.steps", 1), ("evaluation.at_start", False)]
-        train(load_config(None, overrides), MuteView())
+        start_run(load_config(None, overrides), MuteView())
         rows = [row for row in read_metrics(path) if "tokens/rollout" in row]
         assert len(rows) == len(run.config.stream or [1])
     assert len(runs) >= 45

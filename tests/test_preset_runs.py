@@ -11,7 +11,7 @@ import pytest
 import torch
 from two import torchrun
 
-from resd.api import train
+from resd.api import start_run
 from resd.config import METHODS, RunConfig, load_config, preset_names, validate
 from resd.models.sizes import architecture
 from resd.runs.config_file import config_text
@@ -199,7 +199,7 @@ def check(run: Path, method: str, steps: int, model: str) -> None:
 def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) -> None:
     steps = 2 if method == "resd" else 1
     config = short(name, method, steps, stand_in, tmp_path)
-    check(train(config), method, steps, config.model.path)
+    check(start_run(config), method, steps, config.model.path)
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_a_preset_trains(name: str, method: str, stand_in: Any, tmp_path: Path) 
 def test_real_small_trains(method: str, stand_in: Any, tmp_path: Path) -> None:
     steps = 2 if method == "resd" else 1
     config = short("real-small", method, steps, stand_in, tmp_path, factor=1.0)
-    run = train(config)
+    run = start_run(config)
     check(run, method, steps, config.model.path)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     kept = {key for row in rows for key in row if key.startswith("eval/retention/")}

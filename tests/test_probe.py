@@ -11,12 +11,12 @@ import pytest
 import torch
 from bad_input import Capture, one_line
 
-from resd.api import loaded, probe_model
 from resd.cli import main
 from resd.config import load_config
 from resd.context import Entry, Reflection, Sections
 from resd.loop.probe import Gain, Probed, _shuffled, gold_answers
 from resd.loop.probe import probe as probe_of
+from resd.measure import loaded, probe_model
 
 GOLD = """
 class Env(Env):

@@ -22,7 +22,7 @@ import tiny
 import torch
 from two import torchrun
 
-from resd.api import evaluate_model, resume, train
+from resd.api import resume_run, start_run
 from resd.cli import main
 from resd.config import LoraConfig, ModelConfig, load_config
 from resd.engines import Completion, HFEngine, Request, Sampling
@@ -30,6 +30,7 @@ from resd.engines.vllm import VLLMEngine
 from resd.engines.vllm_http import Server
 from resd.engines.vllm_server import VLLMServerEngine
 from resd.errors import UserError
+from resd.measure import measure
 from resd.models.load import load_model, load_tokenizer
 from resd.runs import read_metrics
 
@@ -251,7 +252,7 @@ def final(run: Path) -> dict[str, torch.Tensor]:
 
 def test_three_steps_and_a_resume(tmp_path: Path) -> None:
     place = stand_in(tmp_path / "model")
-    whole = train(load_config(None, settings(place, tmp_path / "whole", method="resd")))
+    whole = start_run(load_config(None, settings(place, tmp_path / "whole", method="resd")))
     assert [row["step"] for row in rows(whole)] == [1, 2, 3]
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(whole))
     moved = (
@@ -259,15 +260,15 @@ def test_three_steps_and_a_resume(tmp_path: Path) -> None:
         - loaded(place).state_dict()["model.embed_tokens.weight"]
     )
     assert moved.abs().max() > 1e-3
-    part = train(
+    part = start_run(
         load_config(None, settings(place, tmp_path / "part", method="resd", train__steps=2))
     )
-    resume(part, steps=3)
+    resume_run(part, steps=3)
     assert all(
         torch.allclose(value, final(part)[name], atol=1e-6) for name, value in final(whole).items()
     )
     assert not torch.distributed.is_initialized()
-    result = evaluate_model(str(whole), samples=2)
+    result, _ = measure(str(whole), [("evaluation.samples", 2)])
     last = [row for row in read_metrics(whole) if "eval/mean@2" in row][-1]
     assert result.row()["eval/mean@2"] == pytest.approx(last["eval/mean@2"], abs=0.5)
 
@@ -276,13 +277,15 @@ def test_a_teacher_that_reflects_by_its_own_weights(tmp_path: Path) -> None:
     place = stand_in(tmp_path / "model")
     over = {"method__reflector": "teacher", "method__teacher__kind": "frozen"}
     lora = {"model__lora__rank": 4, "train__lr": 1e-2}
-    run = train(load_config(None, settings(place, tmp_path / "run", method="resd", **over, **lora)))
+    run = start_run(
+        load_config(None, settings(place, tmp_path / "run", method="resd", **over, **lora))
+    )
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))
 
 
 def test_two_processes_have_an_engine_each(tmp_path: Path) -> None:
     place = stand_in(tmp_path / "model")
-    one = train(load_config(None, settings(place, tmp_path / "one", method="resd")))
+    one = start_run(load_config(None, settings(place, tmp_path / "one", method="resd")))
     words = ["train", *tiny.arguments(dict(settings(place, tmp_path / "two", method="resd")))]
     assert torchrun(tmp_path, [words], seconds=500) == [[0], [0]]
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(tmp_path / "two"))
@@ -372,7 +375,7 @@ def test_a_server_generates_as_the_hf_engine(
         "engine__url": running.url,
         "model__max_context": CONTEXT,
     }
-    run = train(load_config(None, settings(place, tmp_path / "run", method="sdpo", **over)))
+    run = start_run(load_config(None, settings(place, tmp_path / "run", method="sdpo", **over)))
     assert len(rows(run)) == 3
     assert all(row["train/sampler_gap"] < 1e-5 for row in rows(run))
     words = [

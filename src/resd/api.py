@@ -1,32 +1,169 @@
-"""What the command line and Python programs call: `train`, `resume`, `evaluate_model`."""
+"""What a notebook imports, and what the command line calls: `train`, `evaluate`.
+
+A setting is given as on the command line, `**{"train.steps": 20}`, or in a table,
+`train={"steps": 20}`; both may stand side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from resd import plugins
 from resd.backend import Backend, make_backend
-from resd.config import EvalConfig, RunConfig, load_config
+from resd.config import RunConfig, load_config, set_dotted
 from resd.config.paths import anchored
 from resd.errors import UserError
-from resd.loop.evaluate import Evaluation, evaluate, evaluate_baselines
+from resd.loaded import Run
+from resd.loop.callbacks import Callback, check_callbacks
+from resd.loop.evaluate import Evaluation
 from resd.loop.view import MuteView, RunView, make_view
+from resd.measure import measure
 from resd.runs.config_file import read_config
 from resd.runs.directory import RunDirectory, check_new
 from resd.runs.follower import FollowedRun
-from resd.tasks.registry import ADAPTERS, load_environment
-from resd.tasks.skills.environment import MOST
+from resd.tasks.base import Environment
+from resd.tasks.given import given_task
+from resd.tasks.registry import ADAPTERS, check_named
 
-if TYPE_CHECKING:
-    from resd.loop.probe import Probed
-    from resd.loop.rollouts import Sampler
-    from resd.loop.setup import Setup
+Settings = Mapping[str, Any]
+Named = list[tuple[str, Any]]
+_GIVEN = "in the call"
 
 
-def train(config: RunConfig, view: RunView | None = None) -> Path:
+def train(
+    task: str | Path | type | Environment | None = None,
+    model: str | Path | Settings | None = None,
+    *,
+    preset: str | None = None,
+    method: str | type | Settings | None = None,
+    config: str | Path | None = None,
+    resume: str | Path | Run | None = None,
+    accept: Collection[str] = (),
+    callbacks: Sequence[Callback] = (),
+    view: RunView | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a model on a task.
+
+    Without a task, a file and a preset it trains the lab's model on the lab, as `resd train` does.
+
+        run = resd.train("my_task.py:MyTask", "Qwen/Qwen3-0.6B", train={"steps": 20}, seed=1)
+        run.metrics.plot("step", "rollout/passed")
+
+    Args:
+        task: a name as in `resd train --task`, a class, or an object with `examples` and
+            `evaluate`. A class of a module or of a script's file is loaded by worker processes too.
+            An object, or a class of a notebook, is not: it is evaluated in threads, and `resume`
+            needs it again.
+        model: a directory, a hub id, `lab` or `smol`; or the settings of the model.
+        preset: built-in settings to start from, see `resd tasks`.
+        method: a name, FILE.py:Class or module:Class, a class, or the settings of the method.
+        config: TOML file of settings.
+        resume: a run to go on with, in place of a new one; it takes no setting but more
+            `train={"steps": N}`, and `task` if that was an object.
+        accept: what may have changed since the run to be resumed was made, see
+            `resd train --resume`.
+        callbacks: told of steps and evaluations.
+        view: what a person sees; by default a live view in a terminal, else lines.
+        settings: every other setting of `resd train --help`, tables nested or keys dotted.
+
+    Returns:
+        The run: complete, or ended by a callback that asked to stop.
+
+    Raises:
+        UserError: something is wrong that the caller can mend; said before a model is loaded,
+            wherever it can be known by then.
+    """
+    _refuse_inside_an_import()
+    check_callbacks(callbacks)
+    first = {"model": _path_of(model), "preset": preset, "method": _method_of(method)}
+    named = _dotted({**{k: v for k, v in first.items() if v is not None}, **settings})
+    if resume is not None:
+        if config is not None:
+            raise UserError("resume goes on with a run as it was; it takes no config file")
+        run = Path(resume.path if isinstance(resume, Run) else resume)
+        steps, own = more_steps(named, run, ""), _resumed_task(task, run)
+        resume_run(run, view, accept=accept, steps=steps, environment=own, callbacks=callbacks)
+        return Run(run)
+    if accept:
+        raise UserError("accept goes with resume")
+    named, environment = _with_task(task, named)
+    chosen = load_config(None if config is None else Path(config), named, _GIVEN)
+    return Run(start_run(chosen, view, environment=environment, callbacks=callbacks))
+
+
+def evaluate(
+    model: str | Path | Run,
+    task: str | Path | type | Environment | None = None,
+    *,
+    context: Literal["none", "playbook"] = "none",
+    samples: int | None = None,
+    which: Literal["final", "best"] = "final",
+    playbook: str | Path | Run | None = None,
+    config: str | Path | None = None,
+    output: str | Path | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Evaluate a model on the test split of a task.
+
+        result = resd.evaluate(run, context="playbook", samples=4)
+        result.mean, result.best, result.rows[0]["response"]
+
+    Args:
+        model: a run or its directory, a model directory, `lab`, or a hub id.
+        task: as for `train`; by default the run's, or the lab.
+        context: `playbook` shows the model the lessons of a run beside every question, in the
+            teacher's words; `none` is the plain question.
+        samples: n of mean@n and best@n; by default the run's, or 4.
+        which: `final` or `best`, of a run.
+        playbook: the run or playbook.json whose lessons are shown; by default the run's own.
+        config: TOML file of settings, in place of the run's own.
+        output: a new directory for the answers; by default they are only returned.
+        settings: every setting of `resd train --help`, as for `train`.
+
+    Returns:
+        mean, best, case_mean, case_best, and a row for every answer.
+
+    Raises:
+        UserError: no such model, task or playbook, or a setting is wrong.
+    """
+    _refuse_inside_an_import()
+    if context not in ("none", "playbook"):
+        raise UserError(f"context must be none or playbook, found {context!r:.80}")
+    if samples is not None:
+        settings["evaluation.samples"] = samples
+    named, environment = _with_task(task, _dotted(settings))
+    result, _ = measure(
+        str(model.path if isinstance(model, Run) else model),
+        named,
+        which=which,
+        file=None if config is None else Path(config),
+        context=context,
+        playbook=playbook.path if isinstance(playbook, Run) else playbook,
+        environment=environment,
+        output=None if output is None else Path(output),
+        given=_GIVEN,
+    )
+    return result
+
+
+def start_run(
+    config: RunConfig,
+    view: RunView | None = None,
+    *,
+    environment: Environment | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
     """Train a model; returns the run directory.
+
+    Args:
+        config: of the run.
+        view: what a person sees.
+        environment: an object that is the task, in place of the one that `config` names.
+        callbacks: told of steps and evaluations.
 
     Raises:
         UserError: something is wrong that the user can mend; said before a model is loaded,
@@ -39,31 +176,35 @@ def train(config: RunConfig, view: RunView | None = None) -> Path:
         if config.output is not None:
             output = config.output
             backend.on_main(lambda: check_new(output))
-        setup = backend.together(lambda: prepare(config))
+        setup = backend.together(lambda: prepare(config, environment))
         try:
             run = _shared(backend, lambda: _created(config))
         except BaseException:
             setup.close()
             raise
-        _run(setup, run, view, backend)
+        _run(setup, run, view, backend, callbacks)
     return run.path
 
 
-def resume(
+def resume_run(
     path: Path,
     view: RunView | None = None,
     *,
     accept: Collection[str] = (),
     steps: int | None = None,
+    environment: Environment | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Go on with a run after its newest checkpoint; the end is the same as without the break.
 
     Args:
         path: the run, wherever it was moved.
         view: what a person sees.
-        accept: what may have changed since the run was made: `config`, `task`, `versions`, a
-            dotted setting, or a library.
+        accept: what may have changed since the run was made: `config`, `task`, `method`, `engine`,
+            `versions`, a dotted setting, or a library.
         steps: train to this many steps, more than the run had; it may be complete.
+        environment: the object that is its task, if it was made with one.
+        callbacks: told of steps and evaluations.
 
     Raises:
         UserError: there is no run, it is complete already, another process has it open, or it is
@@ -71,7 +212,10 @@ def resume(
     """
     from resd.loop.setup import prepare
 
-    with closing(make_backend(read_config(path).model.device)) as backend:
+    config = read_config(path)
+    if environment is None:
+        check_named(config.task)
+    with closing(make_backend(config.model.device)) as backend:
         shown = view or (make_view() if backend.main else MuteView())
 
         def opened() -> RunDirectory:
@@ -90,12 +234,12 @@ def resume(
             shown.close()
             raise
         try:
-            setup = backend.together(lambda: prepare(read_config(path)))
+            setup = backend.together(lambda: prepare(read_config(path, own_code=True), environment))
         except BaseException:
             shown.close()
             run.close()
             raise
-        _run(setup, run, shown, backend)
+        _run(setup, run, shown, backend, callbacks)
     return path
 
 
@@ -117,7 +261,13 @@ def _shared(backend: Backend, make: Callable[[], RunDirectory]) -> RunDirectory:
     return own[0] if own else FollowedRun(path)
 
 
-def _run(setup: object, run: RunDirectory, view: RunView | None, backend: Backend) -> None:
+def _run(
+    setup: object,
+    run: RunDirectory,
+    view: RunView | None,
+    backend: Backend,
+    callbacks: Sequence[Callback],
+) -> None:
     from resd.loop.setup import Setup
     from resd.loop.trainer import Trainer
 
@@ -125,7 +275,7 @@ def _run(setup: object, run: RunDirectory, view: RunView | None, backend: Backen
     shown = view or (make_view() if backend.main else MuteView())
     try:
         try:
-            trainer = Trainer(setup, run, shown, backend=backend)
+            trainer = Trainer(setup, run, shown, backend=backend, callbacks=callbacks)
         except UserError:
             run.discard()
             raise
@@ -140,156 +290,107 @@ def _run(setup: object, run: RunDirectory, view: RunView | None, backend: Backen
 
 def default_output(config: RunConfig) -> Path:
     """runs/TASK-METHOD-sSEED; it gets a number if it is taken."""
-    place, _, inside = config.task.rpartition(":")
-    task = inside if place in ADAPTERS else Path(place or config.task).stem
-    if config.stream:
-        task = "stream"
-    return Path("runs") / f"{task}-{config.method.name}-s{config.seed}"
+    task = "stream" if config.stream else _short(config.task)
+    return Path("runs") / f"{task}-{_short(config.method.name)}-s{config.seed}"
 
 
-def _at_least(least: int, value: int, name: str) -> int:
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, found {value}")
-    return value
+def _short(named: str) -> str:
+    """A task or method as a part of a file's name."""
+    place, _, inside = named.rpartition(":")
+    return inside if place in ADAPTERS else Path(place or named.strip("<>").split()[0]).stem
 
 
-def evaluate_model(
-    model: str,
-    which: str = "final",
-    task: str | None = None,
-    samples: int | None = None,
-    seed: int | None = None,
-) -> Evaluation:
-    """Evaluate a run's model, or any model, on the test split of a task.
-
-    Args:
-        model: a run directory, a model directory, `lab`, or a hub id.
-        which: `final` or `best`, of a run.
-        task: the task; by default the run's, or the lab.
-        samples: n of mean@n and best@n; by default the run's.
-        seed: by default the run's, or 0.
+def more_steps(named: Named, run: Path, dashes: str = "--") -> int | None:
+    """The steps that a resumed run is to have; None for as many as it had.
 
     Raises:
-        UserError: no such model or task.
+        UserError: another setting is named, or it is no number of steps.
     """
-    config = settings_of(model, which, task)
-    if task is not None:
-        config.task, config.stream, config.evaluation.retention = task, [], 0
-    if samples is not None:
-        config.evaluation.samples = _at_least(1, samples, "--samples")
-    if seed is not None:
-        config.seed = _at_least(0, seed, "--seed")
-    with loaded(config) as (setup, _, sampler):
-        baselines = evaluate_baselines(
-            setup.environment, setup.test, config.evaluation, setup.scorer
+    other = next((key for key, _ in named if key != "train.steps"), None)
+    if other is not None:
+        raise UserError(
+            f"{dashes}{other}: resume goes on with a run as it was; it takes no other setting but "
+            f"more {dashes}train.steps. If you mean it, edit {run}/config.toml and resume with "
+            f"--accept {other}"
         )
-        limit = config.rollout.max_new_tokens
-        return evaluate(
-            sampler,
-            {stage.name: stage.test for stage in setup.stages},
-            config.evaluation,
-            limit,
-            "alone",
-            baselines,
-            setup.retention,
+    steps = named[-1][1] if named else None
+    if named and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise UserError(f"{dashes}train.steps must be a whole number above 0, found {steps!r:.80}")
+    return steps
+
+
+# -- what a program gives --------------------------------------------------------------------------
+
+
+def _refuse_inside_an_import() -> None:
+    """A script with a task of its own is imported by whoever evaluates with that task."""
+    file = plugins.file_at_work()
+    if file is not None:
+        raise UserError(
+            f"{file.name} is imported here for what it defines, and would train once more: put "
+            'what it does as a program under if __name__ == "__main__":'
         )
 
 
-def measure_skills(
-    model: str, which: str = "final", limit: int = MOST
-) -> dict[str, tuple[int, int]]:
-    """How many problems of each group of general skills a model solves, and of how many.
-
-    Args:
-        model: a run directory, a model directory, `lab`, or a hub id.
-        which: `final` or `best`, of a run.
-        limit: problems a group.
-
-    Raises:
-        UserError: no such model.
-    """
-    from resd.loop.retention import measure_retention
-
-    config = settings_of(model, which, "skills")
-    config.task, config.task_args, config.templates, config.stream = "skills", {}, None, []
-    config.evaluation.retention = min(_at_least(1, limit, "--limit"), MOST)
-    # A run's own limit may be short for speed; before and after must be measured alike.
-    default = EvalConfig().retention_tokens
-    config.evaluation.retention_tokens = max(default, config.evaluation.retention_tokens)
-    config.rollout.env_mode = "thread"
-    with loaded(config) as (setup, _, sampler):
-        kept = setup.retention
-        shares = measure_retention(sampler, kept, config.evaluation.retention_tokens)
-        sizes = {name: len(examples) for name, examples in kept.groups.items()}
-        return {name: (round(share * sizes[name]), sizes[name]) for name, share in shares.items()}
+def _path_of(model: str | Path | Settings | None) -> Settings | None:
+    return {"path": str(model)} if isinstance(model, str | Path) else model
 
 
-def probe_model(named: Sequence[tuple[str, Any]], number: int) -> Probed:
-    """What each section of the teacher's prompt does for the right answer, without training.
-
-    Args:
-        named: dotted settings: `task`, `model.path`, and what else is not as it is by default.
-        number: training examples used.
-
-    Raises:
-        UserError: the task does not know its right answers, or there is no such model or task.
-    """
-    from resd.loop.probe import gold_answers, probe
-
-    config = load_config(None, [("method.name", "resd"), *named])
-    if config.method.name != "resd":
-        raise UserError(f"--method.name {config.method.name}: the probe is of resd; leave it out")
-    environment = load_environment(config.task, config.task_args, config.seed)
-    pairs = gold_answers(environment, config.task, number)
-    config.evaluation.retention, config.method.anchors.weight = 0, 0.0
-    with loaded(config) as (setup, model, sampler):
-        return probe(setup, model, sampler, pairs)
+def _method_of(method: str | type | Settings | None) -> str | Settings | None:
+    if not isinstance(method, type):
+        return method
+    spec = plugins.spec_of(method)
+    if spec is None:
+        raise UserError(
+            f"method {method.__name__} is of a notebook or inside a function, where nobody who "
+            "resumes the run finds it: write it into a file"
+        )
+    return spec
 
 
-def settings_of(model: str, which: str, task: str | None) -> RunConfig:
-    """Settings under which a model is measured: its run's, or those of a model alone.
-
-    Args:
-        model: a run directory, a model directory, `lab`, or a hub id.
-        which: `final` or `best`, of a run.
-        task: of a model alone; the lab by default.
-
-    Raises:
-        UserError: no such model.
-    """
-    from resd.models.load import read_context_length
-
-    run = Path(model)
-    if (run / "config.toml").is_file():
-        config = read_config(run)
-        place = run / which
-        if not place.is_dir():
-            raise UserError(f"{run} has no {which} model yet: the run is not complete")
-        config.model.path, config.model.lora = str(place), None
-    else:
-        named = [("task", task)] if task else []
-        config = load_config(None, [("model.path", model), ("method.name", "grpo"), *named])
-        # No run says how long responses may be: at most half of a short context.
-        room = read_context_length(config.model) // 2
-        config.rollout.max_new_tokens = min(config.rollout.max_new_tokens, room)
-    config.method.anchors.weight = 0.0  # nothing is trained
-    return config
+def _dotted(settings: Settings) -> Named:
+    """Nested tables as dotted keys; an empty table stays one."""
+    pairs: Named = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            pairs += [(f"{key}.{inner}", item) for inner, item in _dotted(value)]
+        else:
+            pairs.append((key, str(value) if isinstance(value, Path) else value))
+    return pairs
 
 
-@contextmanager
-def loaded(config: RunConfig) -> Iterator[tuple[Setup, Any, Sampler]]:
-    """Check everything, load the model, and give it with a sampler of it."""
-    from resd.engines.registry import make_engine
-    from resd.loop.masters import Masters
-    from resd.loop.rollouts import Sampler
-    from resd.loop.setup import prepare
-    from resd.models.load import compute_dtype, load_model
-
-    with closing(prepare(config)) as setup:
-        student = load_model(config.model)
-        Masters(student, compute_dtype(config.model))
-        with closing(make_engine(config, student, setup.tokenizer, setup.context)) as engine:
-            sampler = Sampler(
-                engine, student, setup.chat.encode, setup.scorer, setup.max_prompt, config.seed
+def _with_task(task: object, named: Named) -> tuple[Named, Environment | None]:
+    """The settings with the task's name among them, and the task itself if it is an object."""
+    if task is None:
+        return named, None
+    args: dict[str, Any] = {}
+    for key, value in named:
+        if key.startswith("task_args."):
+            set_dotted(args, key.removeprefix("task_args."), value)
+    given = given_task(task, args)
+    if given.environment is None:
+        return [("task", given.name), *named], None
+    for key, value in named:
+        if key == "stream":
+            raise UserError("stream: its tasks are named there, and none is given as an object")
+        if key == "rollout.env_mode" and value != "thread":
+            raise UserError(
+                f"rollout.env_mode {value}: an object, or a class of a notebook, cannot be made "
+                "again in another process; put its class into a module, or leave this out"
             )
-            yield setup, student, sampler
+    return [("task", given.name), ("rollout.env_mode", "thread"), *named], given.environment
+
+
+def _resumed_task(task: object, run: Path) -> Environment | None:
+    """The task of a run that is gone on with, if it is an object.
+
+    Raises:
+        UserError: it is another task than the run's.
+    """
+    if task is None:
+        return None
+    config = read_config(run)
+    given = given_task(task, config.task_args if isinstance(task, type) else {})
+    if anchored(config.model_copy(update={"task": given.name}), Path.cwd()).task != config.task:
+        raise UserError(f"{run} was made with task {config.task}, and this is {given.name}")
+    return given.environment

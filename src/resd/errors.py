@@ -37,6 +37,10 @@ class LostProcessError(UserError):
     """Another process has ended, and this one cannot go on without it."""
 
 
+class StopTraining(Exception):
+    """Raised in a callback: end the run after this step; its text is kept as the reason."""
+
+
 class TemplateError(ValueError):
     """A prompt template is missing, does not parse, or uses a variable that does not exist."""
 

@@ -105,7 +105,7 @@ def _dispatch(arguments: list[str]) -> int:
         parser.print_help()
         return 0
     options, rest = parser.parse_known_args(arguments)
-    if rest and arguments[:2] != ["tasks", "check"] and arguments[:1] != ["probe"]:
+    if rest and arguments[:2] != ["tasks", "check"] and arguments[:1] not in (["probe"], ["eval"]):
         raise UserError(f"unrecognized arguments: {' '.join(rest)}"[:300])
     options.overrides = _overrides(rest)
     return int(options.run(options))
@@ -170,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: list[str]) -> int:
     asked = next((i for i, word in enumerate(arguments) if word in ("-h", "--help")), None)
     if asked is not None:
-        return _help(*arguments[asked + 1 : asked + 2])
+        before = _split(arguments[:asked]).overrides
+        named = [str(value) for key, value in before if key in ("method", "method.name")]
+        return _help(*(arguments[asked + 1 : asked + 2] or named[-1:]))
     words = _split(arguments)
     if words.resume is not None:
         if words.dry_run:
@@ -185,9 +187,9 @@ def _train(arguments: list[str]) -> int:
     config = load_config(words.file, words.overrides)
     if words.dry_run:
         return doctor.dry_run(config)
-    from resd.api import train
+    from resd.api import start_run
 
-    train(config)
+    start_run(config)
     return 0
 
 
@@ -218,20 +220,11 @@ def _resume(words: _Words) -> int:
     assert words.resume is not None
     if words.file is not None:
         raise UserError("--resume goes on with a run as it was; it takes no config file")
-    other = next((key for key, _ in words.overrides if key != "train.steps"), None)
-    if other is not None:
-        raise UserError(
-            f"--{other}: --resume goes on with a run as it was; it takes no other setting but more "
-            f"--train.steps. If you mean it, edit {words.resume}/config.toml and resume with "
-            f"--accept {other}"
-        )
-    steps = words.overrides[-1][1] if words.overrides else None
-    if words.overrides and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        raise UserError(f"--train.steps must be a whole number above 0, found {steps!r:.80}")
     _say_first(f"going on with {words.resume}")
-    from resd.api import resume
+    from resd.api import more_steps, resume_run
 
-    resume(words.resume, accept=words.accept, steps=steps)
+    steps = more_steps(words.overrides, words.resume)
+    resume_run(words.resume, accept=words.accept, steps=steps)
     return 0
 
 
@@ -306,20 +299,45 @@ def parse_value(text: str) -> Any:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run directory, a model directory, 'lab', or a hub id")
+    parser.usage = "resd eval MODEL [options] [--KEY VALUE ...]"
+    parser.description = "Settings as in resd train go with it, after the model."
     parser.add_argument("--which", choices=("final", "best"), default="final", help="of a run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML, in place of the run's")
     parser.add_argument("--task", help="the task (default: the run's, or the lab)")
+    parser.add_argument(
+        "--context", choices=("none", "playbook"), default="none", help="shown beside the question"
+    )
+    parser.add_argument(
+        "--playbook", type=Path, help="run or playbook.json to show (default: the run's own)"
+    )
     parser.add_argument("--samples", type=int, default=None, help="n of mean@n and best@n")
     parser.add_argument("--seed", type=int, default=None, help="default: the run's")
+    parser.add_argument(
+        "--output", type=Path, help="directory of the answers (default: in the run, or in runs)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_eval)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from resd.api import evaluate_model
     from resd.loop.view import describe
+    from resd.measure import at_least, default_output, measure
 
-    result = evaluate_model(
-        options.model, options.which, options.task, options.samples, options.seed
+    named = list(options.overrides)
+    if options.samples is not None:
+        named.append(("evaluation.samples", at_least(1, options.samples, "--samples")))
+    if options.seed is not None:
+        named.append(("seed", at_least(0, options.seed, "--seed")))
+    if options.task is not None:
+        named.append(("task", options.task))
+    result, place = measure(
+        options.model,
+        named,
+        which=options.which,
+        file=options.config,
+        context=options.context,
+        playbook=options.playbook,
+        output=options.output or default_output(options.model, options.which, options.context),
     )
     if result.failed:
         print(
@@ -327,7 +345,10 @@ def _eval(options: argparse.Namespace) -> int:
             f"passed; the first: {one_line(str(result.first_failure))}",
             file=sys.stderr,
         )
-    print(json.dumps(result.row()) if options.json else terminal_safe(describe(result), sys.stdout))
+    if options.json:
+        print(json.dumps({**result.row(), "answers": str(place)}))
+    else:
+        print(terminal_safe(f"{describe(result)}\nanswers: {place}", sys.stdout))
     return 0
 
 

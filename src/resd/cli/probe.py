@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what each section of the teacher's prompt does for the right answer."""
-    from resd.api import probe_model
+    from resd.measure import probe_model
 
     if options.examples < 2:
         raise UserError(f"--examples must be at least 2, found {options.examples}")

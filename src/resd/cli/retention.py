@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     tasks = [name for name in options.lm_eval.split(",") if name]
     if tasks and find_spec("lm_eval") is None:
         raise UserError("--lm-eval needs lm-eval: pip install 'resd[lm-eval]'")
-    from resd.api import measure_skills
+    from resd.measure import measure_skills
 
     counts = measure_skills(options.model, options.which, options.limit)
     counts["all"] = (sum(p for p, _ in counts.values()), sum(n for _, n in counts.values()))
@@ -59,10 +59,10 @@ def _lm_eval(options: argparse.Namespace, tasks: list[str]) -> dict[str, float]:
     """The metrics of lm-eval's tasks, by task and metric."""
     import lm_eval
 
-    from resd.api import settings_of
+    from resd.measure import settings_of
     from resd.models.load import model_path
 
-    place = model_path(settings_of(options.model, options.which, None).model.path)
+    place = model_path(settings_of(options.model, options.which).model.path)
     try:
         found = lm_eval.simple_evaluate(
             model="hf", model_args=f"pretrained={place}", tasks=tasks, limit=options.limit

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from resd.cli.settings import _shown, _sub_model
-from resd.config import METHODS, RunConfig
+from resd.config import METHODS, RunConfig, find_method
 from resd.errors import UserError, close_to
+from resd.plugins import installed
 
 _TYPES = {
     "integer": "whole number",
@@ -67,14 +68,14 @@ class Setting:
     def kind(self) -> str:
         """Its type and range in words."""
         if self.key == "method.name":
-            return f"one of {', '.join(METHODS)}"
+            return f"one of {', '.join(self.values)}, path/to/file.py:Class or module:Class"
         return _kind(_properties(self.owner)[self.name])
 
     @property
     def values(self) -> list[str]:
         """What it can be, where those are few; else nothing."""
         if self.key == "method.name":
-            return list(METHODS)
+            return [*METHODS, *installed("method")]
         schema = _properties(self.owner)[self.name]
         return [value for option in schema.get("anyOf", [schema]) for value in _values(option)]
 
@@ -114,9 +115,13 @@ def help_of(key: str) -> str:
     if wanted in METHODS:
         own = [s for s in every if s.method == wanted and s.group is None]
         return "\n\n".join([f"{wanted}: {_first_line(METHODS[wanted])}", *map(_told, own)])
+    if ":" in key or key in installed("method"):
+        cls = find_method(key)
+        own = [s for s in walk(cls.config_class, "method.") if s.name != "name" and not s.group]
+        return "\n\n".join([f"{key}: {_first_line(cls)}", *map(_told, own)])
     found = [setting for setting in every if setting.key == wanted]
     if not found:
-        known = [*METHODS, *dict.fromkeys(setting.key for setting in every)]
+        known = [*METHODS, *installed("method"), *dict.fromkeys(setting.key for setting in every)]
         groups = ", ".join(dict.fromkeys(s.key for s in every if s.group and "." not in s.key))
         raise UserError(
             f"there is no setting {key[:80]}{close_to(wanted, known)}; groups of settings: "
@@ -164,5 +169,5 @@ def _values(schema: Mapping[str, Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-def _first_line(model: type[BaseModel]) -> str:
+def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from resd.config import METHODS, RunConfig
+from resd.plugins import installed
 
 
 def print_settings() -> None:
@@ -27,7 +28,7 @@ def print_settings() -> None:
         markup=False,
     )
     console.print(
-        "       resd train --help KEY  (one setting, a group as in train, or a method)\n",
+        "       resd train --help KEY  (one setting, a group as in train, or a method, also of your own)\n",
         markup=False,
     )
     console.print(
@@ -52,7 +53,9 @@ def settings(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         if key == "method":
-            rows.append(("method.name", "resd", f"the method: {', '.join(METHODS)}"))
+            known = ", ".join([*METHODS, *installed("method")])
+            named = f"the method: {known}, path/to/file.py:Class or module:Class"
+            rows.append(("method.name", "resd", named))
             for method, config in METHODS.items():
                 own = settings(config, "method.")
                 rows += [(k, d, f"({method}) {m}") for k, d, m in own if k != "method.name"]

@@ -50,23 +50,34 @@ def _list(options: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from resd.config import preset_names
+    from resd.config import ENGINES, METHODS, preset_names
+    from resd.plugins import installed
     from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
 
     console = Console()
     table = Table("task", "what it is", "arguments (task_args)", box=SIMPLE_HEAD)
     places = {**BUILT_IN, **{f"{name}:NAME": place for name, (place, _) in ADAPTERS.items()}}
+    places |= {name: place for name, place in installed("task").items() if name not in places}
     for name, place in places.items():
-        cls = find_class(place)
+        try:
+            cls = find_class(place)
+        except UserError as error:  # of an installed package, which may be broken
+            table.add_row(Text(name), Text(terminal_safe(str(error))), Text(""))
+            continue
         own = ADAPTERS.get(name.partition(":")[0], ("", ""))[1]
         parameters = [p for p in inspect.signature(cls).parameters.values() if p.name != own]
         shown = "\n".join(_parameter(p) for p in parameters)
         table.add_row(Text(name), Text(getattr(cls, "description", "")), Text(shown))
     console.print(table)
-    console.print(f"presets: {', '.join(preset_names())}", markup=False, highlight=False)
+    for what, names in (
+        ("methods", [*METHODS, *installed("method")]),
+        ("engines", [*ENGINES, *installed("engine")]),
+        ("presets", preset_names()),
+    ):
+        console.print(f"{what}: {', '.join(names)}", markup=False, highlight=False)
     console.print(
-        "your own: --task path/to/file.py:Class or module:Class; resd tasks new NAME writes one to "
-        "start from",
+        "your own: --task, --method or --engine.kind path/to/file.py:NAME or module:NAME, or an "
+        "entry point (docs/python.md); resd tasks new NAME writes a task to start from",
         markup=False,
         highlight=False,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resd.config import METHODS
+from resd.config import METHODS, find_method
 from resd.errors import UserError
 
 _MOST_SEEDS = 1000
@@ -86,9 +86,9 @@ def parse_variants(
             malformed, or there is nothing to compare.
     """
     names = [name for name in (name.strip() for name in methods.split(",")) if name]
-    unknown = next((name for name in names if name not in METHODS), None)
-    if unknown is not None:
-        raise UserError(f"unknown method {unknown!r}; known: {', '.join(METHODS)}")
+    for name in names:
+        if name not in METHODS:
+            find_method(name)
     found = [Variant(name, (("method.name", name),)) for name in names]
     found += [_variant(text, assignment) for text in variants]
     check_variants(found)

@@ -14,6 +14,7 @@ from resd.config.load import (
     set_dotted,
     validate,
 )
+from resd.config.methods import MethodConfig, find_method
 from resd.config.part import Part
 from resd.config.run import (
     ENGINES,
@@ -23,7 +24,6 @@ from resd.config.run import (
     GrpoConfig,
     HandoffConfig,
     LoraConfig,
-    MethodConfig,
     ModelConfig,
     ResdConfig,
     RolloutConfig,
@@ -61,6 +61,7 @@ __all__ = [
     "TeacherConfig",
     "TracesConfig",
     "TrainConfig",
+    "find_method",
     "load_config",
     "merge",
     "preset_names",

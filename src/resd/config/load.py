@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from resd import plugins
+from resd.config.methods import run_class, settings_class
 from resd.config.part import Part
 from resd.config.run import METHODS, ResdConfig, RunConfig
 from resd.errors import UserError, close_to
@@ -71,18 +73,30 @@ def read_stream(file: Path) -> list[Any]:
     return parts
 
 
-def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> RunConfig:
+def load_config(
+    file: Path | None = None,
+    overrides: Sequence[tuple[str, Any]] = (),
+    given: str = "on the command line",
+) -> RunConfig:
     """Defaults, then preset, then file, then dotted overrides.
 
     Without a file, with the lab as the only task, the preset is `lab` unless one is named, or
     none is. A preset's `[by_method.NAME]` tables hold what was tuned for one method.
+    `method = "NAME"` stands for `method.name = "NAME"`.
+
+    Args:
+        file: TOML.
+        overrides: keys and values.
+        given: where the overrides stand, for messages.
 
     Raises:
         UserError: one line that names the key, what is wrong with it, and where it came from.
     """
     user = read_toml(file) if file else {}
+    if isinstance(user.get("method"), str):
+        user["method"] = {"name": user["method"]}
     for key, value in overrides:
-        set_dotted(user, key, value)
+        set_dotted(user, "method.name" if _names_method(key, value) else key, value)
     preset = user.get("preset")
     if preset == "none":  # as a run's own config.toml writes it
         preset = None
@@ -90,8 +104,12 @@ def load_config(file: Path | None = None, overrides: Sequence[tuple[str, Any]] =
         preset = user["preset"] = "lab"
     base = _preset(preset, user) if preset is not None else {}
     places = [f"in {file}"] if file else []
-    places += ["on the command line"] if overrides else []
+    places += [given] if overrides else []
     return validate(merge(base, user), " or ".join(places) or "in the preset")
+
+
+def _names_method(key: str, value: Any) -> bool:
+    return key == "method" and isinstance(value, str)
 
 
 def _tasks(values: Mapping[str, Any]) -> set[Any]:
@@ -102,21 +120,29 @@ def _tasks(values: Mapping[str, Any]) -> set[Any]:
     return {name for name in named if isinstance(name, str)}
 
 
-def validate(values: Mapping[str, Any], where: str) -> RunConfig:
+def validate(values: Mapping[str, Any], where: str, *, own_code: bool = True) -> RunConfig:
     """Make a RunConfig of plain values, or a UserError of one line.
 
     TOML has no null: the text "none" stands for it, as on the command line.
+
+    Args:
+        values: nested.
+        where: they stand, for messages.
+        own_code: check the settings of a method that is not built in, which imports it.
     """
     _check_depth(values, where)
     plain = _with_nulls(values)
     method = plain.setdefault("method", {})
     if not isinstance(method, dict):
         raise UserError(f"method {where} is a table: write --method.name {method}")
-    method.setdefault("name", "resd")
+    name = method.setdefault("name", "resd")
+    settings = settings_class(name, own_code=own_code)
+    own = None if settings in METHODS.values() else settings
+    run = RunConfig if own is None else run_class(own)
     try:
-        config = RunConfig.model_validate(plain)
+        config = run.model_validate(plain)
     except ValidationError as error:
-        raise UserError(_describe(error, where)) from None
+        raise UserError(_describe(error, where, own)) from None
     if not config.model.path:
         raise UserError(
             "model.path is not set: name the student, for example --model.path Qwen/Qwen3-0.6B "
@@ -189,7 +215,7 @@ def _preset(name: Any, user: Mapping[str, Any]) -> dict[str, Any]:
     method = named or own
     if method != own:
         # What only adds to the preset's own method keeps what was tuned for that one.
-        adds = issubclass(METHODS.get(str(method), Part), METHODS[own])
+        adds = issubclass(settings_class(method) or Part, METHODS[own])
         base["method"] = {**(base.get("method", {}) if adds else {}), "name": method}
     if _tasks({**base, **user}) != {base.get("task", "lab")}:
         # Where responses are evaluated is of the preset's own task: another one may crash.
@@ -205,36 +231,38 @@ def _read_preset(name: str) -> dict[str, Any]:
     return merge(_read_preset(start), values) if start is not None else values
 
 
-def _describe(error: ValidationError, where: str) -> str:
-    """The first mistake in one line."""
+def _describe(error: ValidationError, where: str, own: type[Part] | None) -> str:
+    """The first mistake in one line; `own` are the settings of a method that is not built in."""
     first = error.errors()[0]
     # The discriminator's value is no part of the user's key.
     loc = [str(part) for part in first["loc"]]
-    path = loc[:1] + loc[2:] if loc[:1] == ["method"] and len(loc) > 1 else loc
+    tagged = own is None and loc[:1] == ["method"] and len(loc) > 1
+    path = loc[:1] + loc[2:] if tagged else loc
     key = ".".join(path)
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1], first["loc"])
+        tag = next((METHODS[p] for p in loc if p in METHODS), ResdConfig)
+        known = _known_keys(path[:-1], own or tag)
         meant = _meant(key, path[-1], known)
         return f"unknown key {key} {where}{meant}; known here: {', '.join(known)}{tail}"
     if first["type"] == "union_tag_invalid":
         name = first["input"].get("name")
-        meant = close_to(name, METHODS)
-        return f"unknown method {name!r:.80} {where}{meant}; known: {', '.join(METHODS)}"
+        every = [*METHODS, *plugins.installed("method")]
+        meant = close_to(name, every)
+        return f"unknown method {name!r:.80} {where}{meant}; known: {', '.join(every)}"
     value = first.get("input")
     shown = f", found {value!r}"[:100] if not isinstance(value, dict) else ""
     return f"{key} {where}: {first['msg']}{shown}{tail}"
 
 
-def _known_keys(path: Sequence[str], loc: Sequence[Any]) -> list[str]:
+def _known_keys(path: Sequence[str], method: type[Part]) -> list[str]:
     part: Any = RunConfig
     for name in path:
         if name.isdigit():  # the place in a list
             continue
         if name == "method":
-            tag = next((METHODS[p] for p in loc if p in METHODS), ResdConfig)
-            part = tag
+            part = method
             continue
         annotation = part.model_fields[name].annotation
         options = getattr(annotation, "__args__", (annotation,))

@@ -16,8 +16,9 @@ _SHIPPED = ("", "lab", "smol")
 def anchored(config: RunConfig, place: Path) -> RunConfig:
     """The configuration with its relative paths made absolute against `place`.
 
-    Task file, templates, output, the anchors' prompts and the engine's weights are paths always;
-    a model, or an argument of the task, where something lies there: `org/name` may be a hub id.
+    Files of tasks, methods and engines, templates, output, the anchors' prompts and the engine's
+    weights are paths always; a model, or an argument of a task or an engine, where something lies
+    there: `org/name` may be a hub id.
     """
     model = config.model
     if model.path not in _SHIPPED and _exists(model.path, place):
@@ -26,13 +27,16 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
     if anchors.prompts not in PROMPT_SETS:
         named = {"prompts": _absolute(anchors.prompts, place)}
         method = method.model_copy(update={"anchors": anchors.model_copy(update=named)})
+    name = _place_of(method.name, place)
+    if name != method.name:
+        method = method.model_copy(update={"name": name})
     return config.model_copy(
         update={
-            "task": _task(config.task, place),
+            "task": _place_of(config.task, place),
             "stream": [
                 part.model_copy(
                     update={
-                        "task": None if part.task is None else _task(part.task, place),
+                        "task": None if part.task is None else _place_of(part.task, place),
                         "task_args": _argument(part.task_args, place),
                     }
                 )
@@ -42,7 +46,11 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
             "task_args": _argument(config.task_args, place),
             "model": model,
             "engine": config.engine.model_copy(
-                update={"weights": _path(config.engine.weights, place)}
+                update={
+                    "kind": _place_of(config.engine.kind, place),
+                    "args": _argument(config.engine.args, place),
+                    "weights": _path(config.engine.weights, place),
+                }
             ),
             "templates": _path(config.templates, place),
             "output": _path(config.output, place),
@@ -50,9 +58,10 @@ def anchored(config: RunConfig, place: Path) -> RunConfig:
     )
 
 
-def _task(task: str, place: Path) -> str:
-    file, colon, name = task.rpartition(":")
-    return f"{_absolute(file, place)}:{name}" if colon and file.endswith(".py") else task
+def _place_of(named: str, place: Path) -> str:
+    """The task, method or engine of a file, by its absolute path."""
+    file, colon, name = named.rpartition(":")
+    return f"{_absolute(file, place)}:{name}" if colon and file.endswith(".py") else named
 
 
 def _path(path: Path | None, place: Path) -> Path | None:

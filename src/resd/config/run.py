@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from resd import plugins
 from resd.config.anchors import AnchorConfig
 from resd.config.checkpoint import CheckpointConfig
 from resd.config.evaluation import EvalConfig
@@ -106,7 +107,11 @@ class EngineConfig(Part):
     kind: str = Field(
         "hf",
         description="hf: transformers, on the trained model itself; vllm: vLLM in this process, "
-        "on a copy of the weights; vllm_server: a vLLM server that runs already",
+        "on a copy of the weights; vllm_server: a vLLM server that runs already; an installed one, "
+        "path/to/file.py:NAME or module:NAME",
+    )
+    args: dict[str, Any] | None = Field(
+        None, description="arguments of an engine of your own, as it names them"
     )
     memory: float | None = Field(
         None,
@@ -140,9 +145,10 @@ class EngineConfig(Part):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in ENGINES:
-            meant = close_to(kind, ENGINES)
-            raise ValueError(f"there is no such engine{meant}; known: {', '.join(ENGINES)}")
+        if kind not in ENGINES and plugins.place_of("engine", kind) is None:
+            known = [*ENGINES, *plugins.installed("engine")]
+            meant = close_to(kind, known)
+            raise ValueError(f"there is no such engine{meant}; known: {', '.join(known)}")
         return kind
 
 
@@ -331,7 +337,7 @@ class HandoffConfig(ResdConfig):
         return self
 
 
-MethodConfig = Annotated[
+BuiltInMethod = Annotated[
     ResdConfig | SdpoConfig | SdpoSsConfig | GrpoConfig | HandoffConfig,
     Field(discriminator="name"),
 ]
@@ -350,8 +356,8 @@ class RunConfig(Part):
     preset: str | None = Field(None, description="built-in settings to start from; see resd tasks")
     task: str = Field(
         "lab",
-        description="a built-in task, reasoning_gym:NAME, verifiers:NAME, path/to/file.py:Class or "
-        "module:Class",
+        description="a built-in or installed task, reasoning_gym:NAME, verifiers:NAME, "
+        "path/to/file.py:Class or module:Class",
     )
     task_args: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
     stream: list[StreamPart] = Field(
@@ -362,7 +368,7 @@ class RunConfig(Part):
     output: Path | None = Field(None, description="run directory; runs/TASK-METHOD-sSEED if none")
     seed: int = Field(0, ge=0, lt=2**63, description="of everything")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
-    method: MethodConfig = Field(default_factory=ResdConfig, description="the method")
+    method: BuiltInMethod = Field(default_factory=ResdConfig, description="the method")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="rollouts")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="what generates")
     train: TrainConfig = Field(default_factory=TrainConfig, description="training")

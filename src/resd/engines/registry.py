@@ -1,10 +1,14 @@
-"""The one door to engines: a new one is a file beside this, and a line in `resd.config.ENGINES`."""
+"""The one door to engines: a new one is a file beside this, and a line in `resd.config.ENGINES`.
+
+One of a user's own is a file, or of an installed package (`resd.plugins`).
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
+from resd import plugins
 from resd.backend import Backend, Local
 from resd.config import ENGINES, RunConfig
 from resd.engines.base import Engine, EngineKind
@@ -27,9 +31,11 @@ def check_engine(config: RunConfig, context: int) -> None:
         if name in ("kind", *own) or getattr(chosen, name) is None:
             continue
         owners = [kind for kind in ENGINES if name in _kind(kind).options]
+        whose = " and ".join(owners) or "engines of your own"
+        other = f", or set engine.kind to {owners[0]}" if owners else ""
         raise UserError(
             f"engine.{name} does not go with engine.kind {chosen.kind}: it is an option of "
-            f"{' and '.join(owners)}; leave it out, or set engine.kind to {owners[0]}"
+            f"{whose}; leave it out{other}"
         )
     _kind(chosen.kind).check(config, context)
 
@@ -55,5 +61,10 @@ def make_engine(
 
 def _kind(name: str) -> EngineKind:
     # Only the engine that a run names is imported whole; none imports vLLM by itself.
-    kind: EngineKind = import_module(ENGINES[name]).ENGINE
+    if name in ENGINES:
+        kind: EngineKind = import_module(ENGINES[name]).ENGINE
+        return kind
+    place = plugins.place_of("engine", name)
+    assert place is not None  # the configuration was checked
+    kind = plugins.load("engine", place, lambda found: isinstance(found, EngineKind), "EngineKind")
     return kind

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from resd.config import EvalConfig
+from resd.context import Entry, PromptBuilder, Sections
 from resd.engines import Sampling
 from resd.errors import UserError
 from resd.loop.retention import Kept, measure_retention
-from resd.loop.rollouts import Sampler
+from resd.loop.rollouts import Sampler, as_record
 from resd.tasks.base import Environment
 from resd.tasks.registry import describe_error
 from resd.tasks.scoring import Scorer
-from resd.types import Example, Outcome, Rollout
+from resd.types import ChatMessage, Example, Outcome, Rollout
+
+Prompt = Callable[[Example], Sequence[ChatMessage] | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Evaluation:
         tasks: mean@n of each task of a stream.
         tokens: generated for the answers.
         first_answers: by task, the first sample of each problem, in their order.
+        answers: all samples, those of one problem side by side.
+        prompts: what the student was shown in place of an example's prompt, by the example's id.
     """
 
     mean: float
@@ -61,6 +66,20 @@ class Evaluation:
     tasks: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
     first_answers: Mapping[str, Sequence[Rollout]] = field(default_factory=dict, repr=False)
+    answers: Sequence[Rollout] = field(default=(), repr=False)
+    prompts: Mapping[str, Sequence[ChatMessage]] = field(default_factory=dict, repr=False)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an answer: example, sample (from 0 on), prompt, response, passed, feedback, ..."""
+        return [
+            {
+                **as_record(rollout),
+                "sample": number % self.samples,
+                "prompt": list(self.prompts.get(rollout.example.id, rollout.example.prompt)),
+            }
+            for number, rollout in enumerate(self.answers)
+        ]
 
     def row(self) -> dict[str, float]:
         """Metrics by name, for metrics.jsonl."""
@@ -99,6 +118,7 @@ def evaluate(
     purpose: object,
     baselines: Mapping[str, Baseline] | None = None,
     retention: Kept | None = None,
+    shown: Prompt | None = None,
 ) -> Evaluation:
     """Sample n responses for each test example and score them.
 
@@ -114,6 +134,8 @@ def evaluate(
         purpose: distinguishes this evaluation's seeds from another's: the step, or a name.
         baselines: as `evaluate_baselines` found them, to stand beside the result.
         retention: what is to be kept, as `load_retention` gives it.
+        shown: makes what the student sees in place of the plain prompt, short enough for its
+            context; None for an example that is left out.
 
     Raises:
         UserError: the environment fails on every answer of such a group.
@@ -121,7 +143,12 @@ def evaluate(
     chosen = [e for examples in tests.values() for e in list(examples)[: config.max_examples]]
     n = config.samples
     sampling = Sampling(config.temperature, config.top_p, max_new_tokens)
-    batch = sampler.respond(chosen, n, sampling, "evaluation", purpose)
+    prompts = {}
+    if shown is not None:
+        made = {example.id: shown(example) for example in chosen}
+        prompts = {id_: prompt for id_, prompt in made.items() if prompt is not None}
+    fitting = [e for e in chosen if shown is None or e.id in prompts]
+    batch = sampler.respond(fitting, n, sampling, "evaluation", purpose, prompts=prompts)
     outcomes = [rollout.outcome for rollout in batch.rollouts]
     groups = [outcomes[i : i + n] for i in range(0, len(outcomes), n)]
     cut = sum(rollout.completion.finish_reason == "length" for rollout in batch.rollouts)
@@ -143,7 +170,7 @@ def evaluate(
         samples=n,
         problems=len(groups),
         truncated=cut / max(1, len(outcomes)),
-        skipped=batch.skipped,
+        skipped=batch.skipped + len(chosen) - len(fitting),
         failed=sum(outcome is None for outcome in outcomes),
         first_failure=batch.first_failure,
         baselines=baselines or {},
@@ -151,7 +178,14 @@ def evaluate(
         tasks={name: _mean(means) for name, means in of_task.items()},
         tokens=sum(len(rollout.completion.token_ids) for rollout in batch.rollouts),
         first_answers=first_answers,
+        answers=batch.rollouts,
+        prompts=prompts,
     )
+
+
+def with_lessons(builder: PromptBuilder, lessons: Sequence[Entry]) -> Prompt:
+    """The teacher's prompt with a playbook, and with nothing else: no trial, no feedback."""
+    return lambda example: builder.teacher(example, Sections(lessons))
 
 
 def evaluate_baselines(

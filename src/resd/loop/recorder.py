@@ -11,6 +11,7 @@ from resd.config import TracesConfig
 from resd.loop.clock import Clock
 from resd.loop.evaluate import Evaluation
 from resd.loop.hints import share_naming_hints
+from resd.loop.rollouts import as_record
 from resd.methods.base import StepReport, TokenNumbers, Top, Written
 from resd.runs import RunDirectory
 from resd.runs.atomic import StorageError
@@ -102,7 +103,7 @@ class Recorder:
             kept = rollouts[: self._config.rollouts]
             seeds = {rollout.seed for rollout in kept}
             records = [r for r in records if "seed" not in r or r["seed"] in seeds]
-            records += [self._rollout("rollout", rollout) for rollout in kept]
+            records += [{"kind": "rollout", **as_record(rollout)} for rollout in kept]
             for place, numbers in sorted((tokens or {}).items()):
                 about = rollouts[place]
                 named = {"kind": "tokens", "example": about.example.id, "seed": about.seed}
@@ -115,7 +116,7 @@ class Recorder:
         most = self._config.answers
         answers = [a for task in result.first_answers.values() for a in task[:most]]
         if self._keeps_traces and answers:
-            self._write("evaluation", step, [self._rollout("answer", a) for a in answers])
+            self._write("evaluation", step, [{"kind": "answer", **as_record(a)} for a in answers])
 
     def _write(self, what: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         try:
@@ -123,26 +124,6 @@ class Recorder:
         except (StorageError, ValueError, TypeError) as error:
             self._keeps_traces = False
             self._warn(f"no more traces from step {step} on: {error}")
-
-    def _rollout(self, kind: str, rollout: Rollout) -> dict[str, Any]:
-        outcome, completion = rollout.outcome, rollout.completion
-        return {
-            "kind": kind,
-            "example": rollout.example.id,
-            "seed": rollout.seed,
-            "prompt": list(rollout.example.prompt),
-            "response": completion.text,
-            "answered": completion.answer is not None,
-            "finish": completion.finish_reason,
-            "tokens": len(completion.token_ids),
-            "prompt_tokens": len(rollout.prompt_ids),
-            "evidence": rollout.evidence,
-            "passed": rollout.passed,
-            "reward": outcome.reward if outcome else None,
-            "cases_passed": round(outcome.case_fraction * outcome.cases) if outcome else None,
-            "cases": outcome.cases if outcome else None,
-            "feedback": outcome.feedback if outcome else None,
-        }
 
     def _numbers(self, numbers: TokenNumbers) -> dict[str, Any]:
         def tops(rows: list[Top] | None) -> list[Any] | None:

@@ -5,11 +5,13 @@ Training and evaluation go through the same `Sampler`; so do reflections and cur
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -112,6 +114,7 @@ class Sampler:
         *purpose: object,
         max_prompt: int | None = None,
         scorer: Scorer | None = None,
+        prompts: Mapping[str, Sequence[ChatMessage]] | None = None,
     ) -> Batch:
         """Sample responses for each example with the plain student, and score them.
 
@@ -123,9 +126,13 @@ class Sampler:
                 sample's number it makes the seed of a response.
             max_prompt: most tokens of a prompt; the run's by default.
             scorer: of examples that are not the environment's.
+            prompts: what is shown in place of the plain prompts, by the example's id; whoever made
+                them has seen to their length.
         """
-        encoded = [(example, tuple(self.encode(example.prompt))) for example in examples]
+        shown = prompts or {}
+        encoded = [(e, tuple(self.encode(shown.get(e.id, e.prompt)))) for e in examples]
         most = self.max_prompt if max_prompt is None else max_prompt
+        most = sys.maxsize if shown else most
         fitting = [(e, ids) for e, ids in encoded if len(ids) <= most]
         asked = [
             (e, Request(ids, sampling, derive(self._seed, *purpose, e.id, number)))
@@ -239,6 +246,27 @@ class Sampler:
         if version != self._held:
             self.engine.sync(model, version)
             self._held = version
+
+
+def as_record(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as plain JSON, for people and tables."""
+    outcome, completion = rollout.outcome, rollout.completion
+    return {
+        "example": rollout.example.id,
+        "seed": rollout.seed,
+        "prompt": list(rollout.example.prompt),
+        "response": completion.text,
+        "answered": completion.answer is not None,
+        "finish": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "prompt_tokens": len(rollout.prompt_ids),
+        "evidence": rollout.evidence,
+        "passed": rollout.passed,
+        "reward": outcome.reward if outcome else None,
+        "cases_passed": round(outcome.case_fraction * outcome.cases) if outcome else None,
+        "cases": outcome.cases if outcome else None,
+        "feedback": outcome.feedback if outcome else None,
+    }
 
 
 def _counted(what: str, total: int, progress: Progress, on_done: OnDone | None) -> OnDone:

@@ -80,14 +80,20 @@ class Setup:
             self.retention.scorer.close()
 
 
-def prepare(config: RunConfig) -> Setup:
+def prepare(config: RunConfig, environment: Environment | None = None) -> Setup:
     """Check everything that can be checked without the model's weights.
+
+    Args:
+        config: of the run.
+        environment: an object that is the task; by default what the configuration names.
 
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
     """
-    spec = task_spec(config)
-    environment = load_environment(spec.task, spec.args, spec.seed)
+    spec = None
+    if environment is None:
+        spec = task_spec(config)
+        environment = load_environment(spec.task, spec.args, spec.seed)
     stages = _stages(config, environment)
     train = [example for stage in stages for example in stage.train]
     test = [example for stage in stages for example in stage.test]

@@ -9,12 +9,13 @@ from typing import Any
 
 from resd.backend import Backend, Local
 from resd.config import RunConfig
-from resd.engines import Engine, Request, Sampling
+from resd.engines import Engine, Sampling
 from resd.engines.registry import make_engine
 from resd.engines.tokens import embedding_rows, end_token_ids, pad_token_id
-from resd.errors import StoppedError, UserError
+from resd.errors import ProcessError, StoppedError, UserError
 from resd.loop.anchors import make_anchors
 from resd.loop.background import Background
+from resd.loop.callbacks import Callbacks
 from resd.loop.clock import Clock
 from resd.loop.evaluate import evaluate, evaluate_baselines
 from resd.loop.health import Monitor
@@ -28,13 +29,14 @@ from resd.loop.student import Student
 from resd.loop.trackers import Trackers
 from resd.loop.update import PolicyUpdate
 from resd.loop.view import MuteView, RunView
+from resd.loop.writer import ModelWriter
 from resd.methods import make_method
-from resd.methods.base import WRITING_TOP_P, Services, StepReport, Written
+from resd.methods.base import Services, StepReport
 from resd.runs import RunDirectory, identity
 from resd.runs.ranking import best_indices
-from resd.runs.seeds import derive, seed_everything
+from resd.runs.seeds import seed_everything
 from resd.tasks.registry import describe_error
-from resd.types import Completion, Example, Rollout
+from resd.types import Example, Rollout
 
 
 class Trainer:
@@ -46,6 +48,7 @@ class Trainer:
         view: what a person sees.
         engine: generates, and is the caller's to close; by default what the configuration names.
         backend: the processes that train together; by default this one alone.
+        callbacks: told of steps and evaluations (`resd.Callback`).
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Trainer:
         view: RunView,
         engine: Engine | None = None,
         backend: Backend | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.backend = backend or Local()
+        self.callbacks = Callbacks(callbacks, self.backend)
         main = self.backend.main
         self.setup, self.run, self.progress = setup, run, Progress()
         self.view = SafeView(
@@ -168,7 +173,8 @@ class Trainer:
         if not self.run.checkpoints():
             self._checkpoint()
         self.clock.take()
-        while self.progress.step < self.course.steps:
+        stopped = self._tell_callbacks()
+        while not stopped and self.progress.step < self.course.steps:
             self.progress.step += 1
             if self.course.begins(self.progress.step):
                 self._begin_task()
@@ -178,7 +184,8 @@ class Trainer:
             stops = self.backend.told(self.health.stops)
             if stops or self._checkpoint_due():
                 self._checkpoint()
-            if stops and self.progress.step < self.course.steps:
+            stopped = self._tell_callbacks()
+            if stops and not stopped and self.progress.step < self.course.steps:
                 self._stop(stops)
         self._finish()
 
@@ -188,6 +195,25 @@ class Trainer:
             f"stopped after step {self.progress.step} by health.{', health.'.join(signals)}; go on "
             f"all the same with resd train --resume {self.run.path}"
         )
+
+    def _tell_callbacks(self) -> bool:
+        """Whether one of them asks to stop; what one fails of is raised once the state is saved."""
+        ending, step = self.callbacks.call(), self.progress.step
+        if ending is None:
+            return False
+        evaluated = any(row["step"] == step for row in self.progress.evaluations)
+        if not ending.failed and not evaluated:
+            self._evaluate()
+            ending = self.callbacks.call() or ending
+        self._checkpoint()
+        if ending.failed:
+            self._saving.wait()
+            raise ProcessError(
+                f"{ending.said}; step {step} is saved: mend it, then go on with resd train "
+                f"--resume {self.run.path}"
+            )
+        self.view.warn(ending.said)
+        return True
 
     def _begin_task(self) -> None:
         """Leave the task before, if there is one, and begin the one of this step."""
@@ -239,32 +265,6 @@ class Trainer:
                 f"it, then go on with resd train --resume {self.run.path}"
             )
 
-    def _write(
-        self,
-        what: str,
-        wanted: Sequence[Written],
-        max_new_tokens: int,
-        temperature: float,
-        teacher: Any = None,
-    ) -> list[Completion]:
-        """Reflections and curations, by the weights that produced the rollouts or a teacher's."""
-        sampling = Sampling(temperature, WRITING_TOP_P, max_new_tokens)
-        requests = [
-            Request(
-                tuple(self.setup.chat.encode(item.prompt)),
-                sampling,
-                derive(item.about.seed, what),
-            )
-            for item in wanted
-        ]
-        if teacher is None:
-            outputs = self.sampler.generate(requests, what=what)
-        else:
-            with teacher.model() as weights:
-                outputs = self.sampler.generate(requests, weights, what)
-        self.recorder.written(what, wanted, outputs)
-        return outputs
-
     # -- evaluation --------------------------------------------------------------------------
 
     def _evaluation_due(self) -> bool:
@@ -300,6 +300,7 @@ class Trainer:
         self.trackers.log(step, row)
         self.view.evaluated(step, result)
         self.health.evaluated(step, result)
+        self.callbacks.tell("on_evaluation", step, result)
         kept = best_indices(self.progress.evaluations, config.checkpoint.keep_evaluated)
         steps = [int(self.progress.evaluations[i]["step"]) for i in kept]
         self.run.save_evaluated(step, steps, self.student.save)
@@ -324,6 +325,7 @@ class Trainer:
         self.view.stepped(step, row, report.lesson)
         if rollouts:
             self.health.stepped(row)
+        self.callbacks.tell("on_step", step, row)
 
     @property
     def _budget(self) -> float | None:
@@ -384,7 +386,7 @@ class Trainer:
             builder=setup.builder,
             encode=setup.chat.encode,
             count_tokens=setup.chat.count_text,
-            write=self._write,
+            write=ModelWriter(self.sampler, setup.chat.encode, self.recorder),
             student=self.model,
             weights=self.student.masters.weights,
             trace=self.recorder.trace,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from resd.config import Part
+from resd.config import MethodConfig, Part
 from resd.context import PromptBuilder, Reflection
 from resd.distill import Aggregation
 from resd.models.head import LogitHead
@@ -170,7 +170,12 @@ class Method(Generic[Config]):
     Args:
         config: of the method; it has `rollouts` and `aggregation`.
         services: of the run.
+
+    Attributes:
+        config_class: the settings of a method of one's own; unknown keys are refused.
     """
+
+    config_class: ClassVar[type[Part]] = MethodConfig
 
     def __init__(self, config: Config, services: Services) -> None:
         self.config = config

@@ -30,6 +30,8 @@ class Distillation(Method[Config]):
     Subclasses say what the teacher sees.
     """
 
+    config_class = DistillConfig
+
     def __init__(self, config: Config, services: Services) -> None:
         super().__init__(config, services)
         copy = services.copy

@@ -15,6 +15,8 @@ from resd.types import Rollout, TrainingSample
 class Grpo(Method[GrpoConfig]):
     """Learns from rewards alone; a group without spread teaches nothing."""
 
+    config_class = GrpoConfig
+
     def samples(
         self, batch: Sequence[Rollout], notes: Notes, report: StepReport
     ) -> list[TrainingSample | None]:

@@ -39,6 +39,8 @@ P = TypeVar("P", bound=_Parsed)
 class Resd(Distillation[ResdConfig]):
     """Actively written context: playbook, reflection and solution beside trial and feedback."""
 
+    config_class = ResdConfig
+
     def __init__(self, config: ResdConfig, services: Services) -> None:
         super().__init__(config, services)
         self.playbook = self._new_playbook()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resd.config import SdpoConfig
+from resd.config import SdpoConfig, SdpoSsConfig
 from resd.context import Reflection, Sections
 from resd.methods.distillation import Distillation
 from resd.types import Rollout
@@ -11,6 +11,7 @@ from resd.types import Rollout
 class Sdpo(Distillation[SdpoConfig]):
     """The teacher sees the feedback, or instead of it a peer's success where one exists."""
 
+    config_class = SdpoConfig
     own_success = False
 
     def sections(
@@ -32,4 +33,5 @@ class Sdpo(Distillation[SdpoConfig]):
 class SdpoSs(Sdpo):
     """SDPO with self-success: a response that passed is its own demonstration."""
 
+    config_class = SdpoSsConfig
     own_success = True

@@ -19,8 +19,13 @@ def config_text(config: RunConfig) -> str:
     return tomli_w.dumps(_without_nulls(config.model_dump(mode="json")))
 
 
-def read_config(path: Path) -> RunConfig:
+def read_config(path: Path, *, own_code: bool = False) -> RunConfig:
     """The configuration of a run.
+
+    Args:
+        path: its directory.
+        own_code: the run is to be gone on with: import a method that is not built in. Whoever only
+            looks at a run runs none of its code.
 
     Raises:
         UserError: there is no run at `path`.
@@ -30,7 +35,7 @@ def read_config(path: Path) -> RunConfig:
     file = path / "config.toml"
     if not file.is_file():
         raise UserError(f"{path} is no run directory: it has no config.toml")
-    return validate(read_toml(file), f"in {file}")
+    return validate(read_toml(file), f"in {file}", own_code=own_code)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -136,8 +136,8 @@ class RunDirectory:
             if steps is not None:
                 atomic.write_text(path / "config.toml", config_text(config))
                 atomic.remove(path / "done.json")
-            for task in config.tasks:
-                identity.find_modules_of(path, task)
+            for named in (*config.tasks, config.method.name, config.engine.kind):
+                identity.find_modules_of(path, named)
         except BaseException:
             run.close()
             raise

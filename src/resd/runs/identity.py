@@ -1,4 +1,4 @@
-"""What a run was made of: versions, task file, settings, place; and whether that still holds.
+"""What a run was made of: versions, own code, settings, place; and whether that still holds.
 
 identity.json is written when a run is created and compared when somebody goes on with it. Each
 checkpoint holds checksums.json, the digests of its files, written last.
@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from resd.config import RunConfig
+from resd import plugins
+from resd.config import ENGINES, METHODS, RunConfig
 from resd.errors import UserError, close_to
 from resd.runs import atomic
 from resd.tasks.registry import ADAPTERS, BUILT_IN
@@ -41,8 +42,22 @@ def identity(config: RunConfig, place: Path) -> dict[str, Any]:
         "id": uuid.uuid4().hex,
         "working_directory": str(place),
         "versions": versions(),
-        "task": tasks_digest(config, place),
+        **own_code(config, place),
         "settings": settings(config),
+    }
+
+
+def own_code(config: RunConfig, place: Path) -> dict[str, str | None]:
+    """Digests of the sources of tasks, method and engine; None for what comes with the package.
+
+    Args:
+        config: with absolute paths.
+        place: the working directory.
+    """
+    return {
+        "task": tasks_digest(config, place),
+        "method": source_digest("method", config.method.name, METHODS, place),
+        "engine": source_digest("engine", config.engine.kind, ENGINES, place),
     }
 
 
@@ -76,14 +91,24 @@ def tasks_digest(config: RunConfig, place: Path) -> str | None:
 
 def task_digest(task: str, place: Path) -> str | None:
     """Digest of the source of a task of one's own; None for what comes with the package."""
-    name, colon, _ = task.rpartition(":")
-    if not colon or task in BUILT_IN or task.partition(":")[0] in ADAPTERS:
+    if task.partition(":")[0] in ADAPTERS:
         return None
+    return source_digest("task", task, BUILT_IN, place)
+
+
+def source_digest(
+    kind: plugins.Kind, named: str, built_in: Collection[str], place: Path
+) -> str | None:
+    """Digest of the file of a task, method or engine; None for what comes with the package."""
+    found = None if named in built_in else plugins.place_of(kind, named)
+    if found is None:
+        return None
+    name = found.rpartition(":")[0]
     file = Path(name) if name.endswith(".py") else _module_file(name, place)
     try:
         return None if file is None else digest(file)
     except OSError:
-        return None  # loading the task says it better
+        return None  # loading it says it better
 
 
 def digest(file: Path) -> str:
@@ -128,7 +153,8 @@ def check(run: Path, config: RunConfig, accept: Collection[str]) -> dict[str, An
     Args:
         run: the directory.
         config: as read from its config.toml.
-        accept: `config`, `task`, `versions`, or a dotted key or library that may have changed.
+        accept: `config`, `task`, `method`, `engine`, `versions`, or a dotted key or library that
+            may have changed.
 
     Raises:
         UserError: something changed that is not accepted, or `accept` names nothing.
@@ -140,7 +166,7 @@ def check(run: Path, config: RunConfig, accept: Collection[str]) -> dict[str, An
         return now
     now["id"], place = saved["id"], Path(str(saved["working_directory"]))
     now["working_directory"] = str(place)
-    now["task"] = tasks_digest(config, place)
+    now.update(own_code(config, place))
     changed = changes(saved, now)
     refused = {key: text for key, text in changed.items() if not _accepted(key, accept)}
     if refused:
@@ -165,10 +191,16 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
                 f"config.toml was edited: {key} was {_shown(old.get(key))} and is now "
                 f"{_shown(new.get(key))}"
             )
-    known = saved.get("task") is not None and "config/task" not in found
-    if known and saved["task"] != now["task"]:
-        what = "a task of the stream" if new.get("stream") else f"task {new.get('task')}"
-        found["task"] = f"the source of {what} was changed"
+    task = "a task of the stream" if new.get("stream") else f"task {new.get('task')}"
+    own = {
+        "task": ("task", task),
+        "method": ("method.name", f"method {new.get('method.name')}"),
+        "engine": ("engine.kind", f"engine {new.get('engine.kind')}"),
+    }
+    for kind, (key, what) in own.items():
+        known = saved.get(kind) is not None and f"config/{key}" not in found
+        if known and saved[kind] != now[kind]:
+            found[kind] = f"the source of {what} was changed"
     for name in sorted(saved["versions"].keys() & now["versions"].keys()):
         was, is_ = str(saved["versions"][name]), str(now["versions"][name])
         if _matters(name, was) != _matters(name, is_):
@@ -182,20 +214,21 @@ def check_keys(config: RunConfig, accept: Collection[str]) -> None:
     Raises:
         UserError: it is no group, no setting and no library.
     """
-    known = ["config", "task", "versions", "python", *_LIBRARIES, *settings(config)]
+    groups = ["config", "task", "method", "engine", "versions", "python"]
+    known = [*groups, *_LIBRARIES, *settings(config)]
     for key in accept:
         if key not in known and not any(name.startswith(f"{key}.") for name in known):
             raise UserError(
                 f"--accept {key}: there is no such thing to accept{close_to(key, known)}; it is "
-                "config, task, versions, or the setting or library that was changed"
+                "config, task, method, engine, versions, or the setting or library that was changed"
             )
 
 
-def find_modules_of(run: Path, task: str) -> None:
-    """Let a task in a module beside the place where the run was started be imported again."""
+def find_modules_of(run: Path, named: str) -> None:
+    """Let a module beside the place where the run was started be imported again."""
     saved = load(run)
-    name, colon, _ = task.rpartition(":")
-    if saved is None or not colon or name.endswith(".py") or task.partition(":")[0] in ADAPTERS:
+    name, colon, _ = named.rpartition(":")
+    if saved is None or not colon or name.endswith(".py") or named.partition(":")[0] in ADAPTERS:
         return
     place = str(saved["working_directory"])
     if _module_in(name, Path(place)) is not None and place not in sys.path:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
+from resd import plugins
 from resd.errors import UserError, close_to
+from resd.plugins import describe_error as describe_error
 from resd.tasks.base import Environment
 from resd.types import Example, Split
 
@@ -37,7 +32,6 @@ ADAPTERS = {
     "verifiers": ("resd.tasks.adapters:VerifiersEnvironment", "taskset"),
 }
 _SEQUENCE = "resd.tasks.sequence:SequenceEnvironment"
-_OWN = Path(__file__).resolve().parents[1]
 MOST_EXAMPLES = 1_000_000  # a split is held in memory
 ROLES = ("system", "user", "assistant")
 
@@ -61,8 +55,8 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     """Make the environment that `task` names.
 
     Args:
-        task: a built-in name, `reasoning_gym:NAME`, `verifiers:NAME`, `path/to/file.py:Class`, or
-            `module:Class`.
+        task: a built-in name, one that an installed package gives, `reasoning_gym:NAME`,
+            `verifiers:NAME`, `path/to/file.py:Class`, or `module:Class`.
         args: keyword arguments of the class. The lab's `dialect` is the run's seed if not given.
         seed: of the run.
 
@@ -75,7 +69,15 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
     adapter, _, name = task.partition(":")
     if adapter in ADAPTERS:
         arguments[ADAPTERS[adapter][1]] = name
-    cls = find_class(_SEQUENCE if task == STREAM else task)
+    return make_environment(find_class(_SEQUENCE if task == STREAM else task), arguments, task)
+
+
+def make_environment(cls: type[Any], arguments: Mapping[str, Any], task: str) -> Environment:
+    """An environment of a class; `task` names it in messages.
+
+    Raises:
+        UserError: it cannot be made, or is no environment.
+    """
     _check_arguments(cls, arguments, task)
     try:
         environment = cls(**arguments)
@@ -83,10 +85,20 @@ def load_environment(task: str, args: Mapping[str, Any], seed: int = 0) -> Envir
         raise UserError(f"task {task}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"task {task}: {cls.__name__}() failed: {describe_error(error)}") from None
+    check_environment(environment, task)
+    return environment  # type: ignore[no-any-return]
+
+
+def check_environment(environment: Any, task: str) -> None:
+    """Refuse what is no environment.
+
+    Raises:
+        UserError: as said.
+    """
     for method in ("examples", "evaluate"):
         if not callable(getattr(environment, method, None)):
-            raise UserError(f"task {task}: {cls.__name__} has no method {method}(...)")
-    return environment  # type: ignore[no-any-return]
+            name = type(environment).__name__
+            raise UserError(f"task {task}: {name} has no method {method}(...)")
 
 
 def _check_arguments(cls: type[Any], arguments: Mapping[str, Any], task: str) -> None:
@@ -170,6 +182,20 @@ def prompt_problem(prompt: Any) -> str | None:
     return None
 
 
+def check_named(task: str) -> None:
+    """Refuse a task that no name stands for.
+
+    Raises:
+        UserError: it was given as an object.
+    """
+    if task.startswith("<"):
+        raise UserError(
+            f"task {task} was given as an object in Python, and no file makes it again: give it "
+            "once more, as in resd.train(resume=RUN, task=...) or resd.evaluate(RUN, task=...); a "
+            "class of a module or of a script's file, given in place of an object, is found again"
+        )
+
+
 def find_class(task: str) -> type[Any]:
     """The class that `task` names.
 
@@ -179,51 +205,17 @@ def find_class(task: str) -> type[Any]:
     adapter, _, rest = task.partition(":")
     if adapter in ADAPTERS and rest:
         return find_class(ADAPTERS[adapter][0])
-    place, colon, name = BUILT_IN.get(task, task).rpartition(":")
-    if not colon or not place or not name:
-        known = ", ".join([*BUILT_IN, *(f"{adapter}:NAME" for adapter in ADAPTERS)])
+    check_named(task)
+    place = BUILT_IN.get(task) or plugins.place_of("task", task)
+    if place is None:
+        known = {**BUILT_IN, **ADAPTERS, **plugins.installed("task")}
+        shown = [f"{name}:NAME" if name in ADAPTERS else name for name in known]
         raise UserError(
-            f"unknown task {task!r}{close_to(task, [*BUILT_IN, *ADAPTERS])}; built in: {known}; "
-            "your own: path/to/file.py:Class or module:Class"
+            f"unknown task {task!r}{close_to(task, known)}; known: {', '.join(shown)}; your own: "
+            "path/to/file.py:Class or module:Class"
         )
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        found = [
-            n
-            for n, v in vars(module).items()
-            if isinstance(v, type) and v.__module__ == module.__name__
-        ]
-        raise UserError(
-            f"task {task}: no class {name} in {place}; it has: {', '.join(found) or 'none'}"
-        )
+    cls: type[Any] = plugins.load("task", place, lambda found: isinstance(found, type), "class")
     return cls
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"task file {path} does not exist")
-    name = f"resd_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # The file may import its neighbours, as when it is run as a program.
-    if str(path.parent.resolve()) not in sys.path:
-        sys.path.append(str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"task file {path} failed: {describe_error(error)}") from None
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"task module {name} cannot be imported: {describe_error(error)}") from None
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
@@ -238,33 +230,3 @@ def asked(what: str, call: Callable[[], T]) -> T:
         raise UserError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{what} failed: {describe_error(error)}") from None
-
-
-def describe_error(error: BaseException) -> str:
-    """The error in one line, with the innermost place in the user's code."""
-    kind = type(error).__name__
-    try:
-        text = " ".join(str(error).split())[:300]
-    except Exception:  # its own __str__ may fail
-        text = ""
-    said = f"{kind}: {text}" if text else kind
-    if isinstance(error, SyntaxError):
-        return said if "line" in text else f"{said} (line {error.lineno})"
-    places = [
-        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    own = [(file, line) for file, line in places if not _is_library(file)]
-    if not own:
-        return said
-    file, line = own[-1]
-    return f"{said} ({file.name}, line {line})"
-
-
-def _is_library(file: Path) -> bool:
-    """Whether a file belongs to Python, to an installed package, or to this one."""
-    text = str(file)
-    return (
-        text.startswith("<")
-        or "site-packages" in file.parts
-        or text.startswith((sysconfig.get_paths()["stdlib"], str(_OWN)))
-    )
