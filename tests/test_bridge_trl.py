@@ -217,7 +217,7 @@ def test_what_was_never_tried_is_refused_in_one_line(trained, monkeypatch, what)
     trainer = trained.trainer
     match what:
         case "version":
-            monkeypatch.setattr(bridge, "version", lambda name: "1.17.1")
+            monkeypatch.setattr("resd.bridge.check.version", lambda name: "1.17.1")
         case "vllm":
             monkeypatch.setattr(trainer, "use_vllm", True)
         case "fsdp":
