@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from resd import __version__
-from resd.cli import completion, doctor, evidence, lab, probe, push, report, retention, tasks
+from resd.cli import (
+    completion,
+    doctor,
+    evaluate,
+    evidence,
+    lab,
+    probe,
+    push,
+    report,
+    retention,
+    tasks,
+)
 from resd.errors import ProcessError, TemplateError, UserError, close_to, one_line, terminal_safe
 from resd.launch import process_number
 
@@ -134,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"resd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     commands.add_parser("train", help="train a model; with no argument, the lab's", add_help=False)
-    _eval_arguments(commands.add_parser("eval", help="evaluate a run's model, or any model"))
+    evaluate.add_arguments(commands.add_parser("eval", help="evaluate a run's model, or any model"))
     _compare_arguments(commands.add_parser("compare", help="several methods and seeds, one table"))
     evidence.add_arguments(
         commands.add_parser("evidence", help="the registered experiments: which claims hold")
@@ -295,61 +306,6 @@ def parse_value(text: str) -> Any:
 
 
 # -- the other commands --------------------------------------------------------------------------
-
-
-def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a run directory, a model directory, 'lab', or a hub id")
-    parser.usage = "resd eval MODEL [options] [--KEY VALUE ...]"
-    parser.description = "Settings as in resd train go with it, after the model."
-    parser.add_argument("--which", choices=("final", "best"), default="final", help="of a run")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML, in place of the run's")
-    parser.add_argument("--task", help="the task (default: the run's, or the lab)")
-    parser.add_argument(
-        "--context", choices=("none", "playbook"), default="none", help="shown beside the question"
-    )
-    parser.add_argument(
-        "--playbook", type=Path, help="run or playbook.json to show (default: the run's own)"
-    )
-    parser.add_argument("--samples", type=int, default=None, help="n of mean@n and best@n")
-    parser.add_argument("--seed", type=int, default=None, help="default: the run's")
-    parser.add_argument(
-        "--output", type=Path, help="directory of the answers (default: in the run, or in runs)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_eval)
-
-
-def _eval(options: argparse.Namespace) -> int:
-    from resd.loop.view import describe
-    from resd.measure import at_least, default_output, measure
-
-    named = list(options.overrides)
-    if options.samples is not None:
-        named.append(("evaluation.samples", at_least(1, options.samples, "--samples")))
-    if options.seed is not None:
-        named.append(("seed", at_least(0, options.seed, "--seed")))
-    if options.task is not None:
-        named.append(("task", options.task))
-    result, place = measure(
-        options.model,
-        named,
-        which=options.which,
-        file=options.config,
-        context=options.context,
-        playbook=options.playbook,
-        output=options.output or default_output(options.model, options.which, options.context),
-    )
-    if result.failed:
-        print(
-            f"warning: the environment failed on {result.failed} responses, which count as not "
-            f"passed; the first: {one_line(str(result.first_failure))}",
-            file=sys.stderr,
-        )
-    if options.json:
-        print(json.dumps({**result.row(), "answers": str(place)}))
-    else:
-        print(terminal_safe(f"{describe(result)}\nanswers: {place}", sys.stdout))
-    return 0
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:

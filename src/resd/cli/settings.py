@@ -28,7 +28,7 @@ def print_settings() -> None:
         markup=False,
     )
     console.print(
-        "       resd train --help KEY  (one setting, a group as in train, or a method, also of your own)\n",
+        "       resd train --help KEY  (a setting, a group as in train, a method, or your own)\n",
         markup=False,
     )
     console.print(
