@@ -156,6 +156,16 @@ def test_mistakes_are_one_line(
     assert not (run / "evaluations").exists()
 
 
+def test_an_evaluation_that_fails_leaves_no_directory(run: Path, tmp_path: Path) -> None:
+    class Broken(Other):
+        def baselines(self) -> Any:
+            raise ValueError("no strategy")
+
+    with pytest.raises(UserError, match="no strategy"):
+        resd.evaluate(run, Broken("fan"), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_playbook_without_an_admitted_lesson(run: Path) -> None:
     (run / "playbook.json").write_text(json.dumps(Playbook().state_dict()))
     with pytest.raises(UserError, match="no lesson was admitted"):

@@ -114,6 +114,33 @@ def test_what_went_wrong_is_counted() -> None:
     assert judged(["PF"]).first_failure == ""
 
 
+def test_what_is_shown_in_place_of_the_plain_prompt() -> None:
+    """It is sampled from and kept; the environment judges the example as it is."""
+    script, world = Script(["PF", "PP", "FH"]), World()
+
+    def encode(messages: Any) -> list[int]:
+        assert messages[0]["content"].startswith("shown ")
+        return [int(messages[0]["content"][6:])] * (3 * MOST)  # whoever made it saw that it fits
+
+    def shown(example: Example) -> Any:
+        if example.id == "e1":
+            return None
+        return [{"role": "user", "content": f"shown {example.prompt[0]['content']}"}]
+
+    sampler = Sampler(script, None, encode, Scorer(world), MOST, 0)  # type: ignore[arg-type]
+    config = EvalConfig(samples=2)
+    result = evaluate(sampler, {"": examples(3)}, config, 7, 3, shown=shown)
+    assert (result.problems, result.skipped) == (2, 1)
+    assert four(result) == pytest.approx((0.25, 0.5, 0.375, 0.75))
+    rows = result.rows
+    assert [(r["example"], r["sample"], r["response"]) for r in rows] == [
+        *(("e0", 0, "P"), ("e0", 1, "F"), ("e2", 0, "F"), ("e2", 1, "H"))
+    ]
+    assert [row["prompt"][0]["content"] for row in rows[::2]] == ["shown 0", "shown 2"]
+    assert [row["passed"] for row in rows] == [True, False, False, False]
+    assert result.answers[0].example.prompt[0]["content"] == "0"
+
+
 def test_a_prompt_that_does_not_fit_is_left_out_and_counted() -> None:
     result = judged(["PP", "FF", "PF"], long=1)
     assert (result.problems, result.skipped) == (2, 1)

@@ -145,11 +145,14 @@ def test_mistakes_are_one_line(
 
 
 def test_the_help_shows_its_settings(capsys: Capture) -> None:
-    assert main(["train", "--method", f"{METHOD}:KeepSuccesses", "--help"]) == 0
+    named = f"{METHOD}:KeepSuccesses"
+    assert main(["train", "--method", named, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "--method.keep" in shown and "most successes of one prompt that teach" in shown
-    assert "--method.anchors.weight" in shown
+    keep = "--method.keep\n    most successes of one prompt that teach\n    type: whole number"
+    assert keep in shown and "--method.anchors.weight\n" in shown
     assert "--method.reflection_tokens" not in shown
+    assert main(["train", "--help", named]) == 0
+    assert capsys.readouterr().out == shown
     assert main(["train", "--method", "grpp", "--help"]) == 2
     assert "did you mean grpo?" in one_line(capsys)
 

@@ -83,7 +83,8 @@ def test_what_a_callback_fails_of_is_one_line_and_the_run_goes_on(
     whole = resd.train(World(), **settings("whole"))
     broken = Diary("step 3", ValueError("no room\nfor notes"))
     with pytest.raises(UserError) as caught:
-        resd.train(World(), callbacks=[Diary(), broken], **settings(checkpoint__every=100))
+        stops = Diary("step 3", resd.StopTraining())  # who fails is heard before who stops
+        resd.train(World(), callbacks=[stops, broken], **settings(checkpoint__every=100))
     said = str(caught.value)
     assert said.startswith("Diary.on_step failed: ValueError: no room for notes (test_python.py")
     assert f"step 3 is saved: mend it, then go on with resd train --resume {tmp_path}/run" in said
