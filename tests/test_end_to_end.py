@@ -119,7 +119,7 @@ def test_the_baselines_run(method, tmp_path):
 
 @pytest.mark.slow
 def test_the_base_model_passes_its_gates(capsys):
-    assert main(["lab", "gates", "--number", "1000"]) == 0, capsys.readouterr().out
+    assert main(["lab", "gates", "--number", "300"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow
