@@ -16,9 +16,10 @@ from bad_input import Capture, Words, one_line
 import resd
 from resd.cli import main
 from resd.compare.variants import parse_variants
-from resd.config import ResdConfig, load_config
+from resd.config import ResdConfig, find_method, load_config
 from resd.errors import UserError
 from resd.runs import read_metrics
+from resd.tasks.registry import find_class
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 METHOD = EXAMPLES / "my_method.py"
@@ -142,6 +143,13 @@ def test_mistakes_are_one_line(
         (tmp_path / name).write_text(text)
     line = refused(words=[*words_of(train_words), *words])
     assert re.search(said.replace("?", r"\?"), line), line
+
+
+def test_a_method_is_one_class_and_each_environment_has_a_module_of_its_own() -> None:
+    """Settings and loop ask for the method; a stream asks several times for one task's file."""
+    method, task = f"{METHOD}:KeepSuccesses", f"{EXAMPLES / 'my_house.py'}:House"
+    assert find_method(method) is find_method(method)
+    assert find_class(task) is not find_class(task)
 
 
 def test_the_help_shows_its_settings(capsys: Capture) -> None:
