@@ -158,7 +158,10 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if kind == "array":
         inside = schema.get("prefixItems") or [schema.get("items") or {}]
         return f"list: {'; '.join(map(_kind, inside))}"
-    bounds = [f"{words} {schema[name]}" for name, words in _BOUNDS.items() if name in schema]
+    limits = {name: schema[name] for name in _BOUNDS if name in schema}
+    # pydantic 2.9 says 0.0 where later ones say 0.
+    shown = {k: f"{v:.12g}" if isinstance(v, float) else v for k, v in limits.items()}
+    bounds = [f"{_BOUNDS[name]} {value}" for name, value in shown.items()]
     return ", ".join([_TYPES.get(kind, "table"), *bounds])
 
 
