@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_traces_change_nothing_and_tokens_are_counted(
 
 
 def test_the_loss_of_the_words_is_the_loss_that_is_trained_on(traced: Path) -> None:
+    shutil.rmtree(traced / "final")  # as `resd evidence` does
     by_word = measure(traced).by_word
     for row in steps(traced):
         words = [word for word in by_word if word["step"] == row["step"]]

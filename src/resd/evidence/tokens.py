@@ -30,7 +30,7 @@ def loss_by_word(run: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the task does not know the right answers.
     """
-    from transformers import AutoTokenizer
+    from resd.models.load import load_tokenizer
 
     config = read_config(run)
     environment = load_environment(config.task, config.task_args, config.seed)
@@ -38,7 +38,8 @@ def loss_by_word(run: Path) -> list[dict[str, Any]]:
     if gold is None:
         raise UserError(f"task {config.task} has no gold(): nobody knows its wrong words")
     right = {e.id: str(gold(e)) for e in load_examples(environment, "train", config.task)}
-    tokenizer = AutoTokenizer.from_pretrained(run / "final")
+    # Not that of final/: its weights are gone once a run was measured.
+    tokenizer = load_tokenizer(config.model.path)
     found = []
     for traces in read_steps(run):
         rows: dict[tuple[int, bool], list[float]] = {}
