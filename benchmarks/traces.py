@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from resd.cli.main import _assignment
 from resd.config import load_config
 from resd.context import teacher_prompt
+from resd.loop import recorder
 from resd.loop.recorder import Recorder
 from resd.loop.setup import prepare
 from resd.loop.token_numbers import Watch
@@ -32,7 +33,7 @@ from resd.runs import RunDirectory
 
 PARTS = {
     "tokens": [(Watch, "chunk"), (Watch, "taken"), (Recorder, "_numbers")],
-    "records": [(Recorder, "trace"), (Recorder, "written"), (Recorder, "_rollout")],
+    "records": [(Recorder, "trace"), (Recorder, "written"), (recorder, "as_record")],
     "playbook": [(Resd, "_trace_playbook")],
     "sections": [(teacher_prompt, "section_spans")],
     "writing": [(Recorder, "_write")],
@@ -89,7 +90,7 @@ def measure(name, settings, steps, meter):
                 trainer.progress.step = step
                 meter.seconds.clear()
                 began = time.process_time()
-                trainer._one_step(trainer.stream.batch(step))
+                trainer._one_step(trainer.course.batch(step))
                 took = time.process_time() - began
                 if step > 1:  # the first one warms up
                     shares.append(sum(meter.seconds.values()) / took)
