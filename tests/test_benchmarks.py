@@ -15,7 +15,7 @@ PLACE = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = {
     "gpu, parts": (["gpu.py", "--device", "cpu", "--tiny", "--only", "head", "update", "long"], 9),
     "gpu, rows": (["gpu.py", "--device", "cpu", "--tiny", "--only", "padding", "trl"], 3),
-    "traces": (["traces.py", "--steps", "2", "--vocabulary", "800"], 2),
+    "traces": (["traces.py", "--steps", "2", "--vocabulary", "1200"], 2),
     "step": (["step.py", "--rounds", "1", "--steps", "2", "--without-trl"], 3),
 }
 
