@@ -16,7 +16,7 @@ from fractions import Fraction
 from types import CodeType
 from typing import Any
 
-from resd.tasks.adapters.library_server import Forbidden, limit_process, writes
+from resd.tasks.adapters import library_server
 
 CPU_SECONDS = 2
 
@@ -34,46 +34,33 @@ _FORBIDDEN_EVENTS = ("os", "subprocess", "socket", "shutil", "ctypes", "pickle",
 _HARMLESS_EVENTS = ("os.listdir", "os.scandir")  # the import system's
 
 
-class Guard:
-    """Audit hook: an answer that is evaluated computes; it calls and reaches nothing.
+class Guard(library_server.Guard):
+    """Audit hook: an answer that is evaluated computes; it calls and reaches nothing."""
 
-    Attributes:
-        refused: what was refused first, in words.
-    """
-
-    def __init__(self) -> None:
-        self.refused = ""
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """Let an event pass, or raise `Forbidden`."""
+    def check(self, event: str, args: tuple[Any, ...]) -> None:
+        """Refuse code that is no formula, and calls of the system."""
         if event == "exec":
             self._check_code(args[0])
-        elif writes(event, args):
-            self._refuse("it writes a file")
         elif event.partition(".")[0] in _FORBIDDEN_EVENTS and event not in _HARMLESS_EVENTS:
-            self._refuse(f"it calls {event}")
+            self.refuse(f"it calls {event}")
 
     def _check_code(self, code: Any) -> None:
         # A module that is imported late is the package's own code, or sympy's.
         if code.co_filename.startswith("<frozen ") or os.path.isfile(code.co_filename):
             return
         # This one writes functions for polynomials in so many variables, and nothing of the answer.
-        if sys._getframe(2).f_code.co_filename.endswith(_CODE_WRITER):
+        if sys._getframe(3).f_code.co_filename.endswith(_CODE_WRITER):
             return
         strange = [name for name in code.co_names if name not in _ALLOWED_NAMES]
         if strange and code.co_names != _STAR_IMPORT:
-            self._refuse(f"it names {strange[0]!r:.60}")
+            self.refuse(f"it names {strange[0]!r:.60}")
         if any(isinstance(constant, CodeType) for constant in code.co_consts):
-            self._refuse("it defines a function")
-
-    def _refuse(self, words: str) -> None:
-        self.refused = self.refused or words
-        raise Forbidden(words)
+            self.refuse("it defines a function")
 
 
 def confine() -> None:
     """Limit this process: it dies when it has used its time; more memory is refused."""
-    limit_process(CPU_SECONDS)
+    library_server.limit_process(CPU_SECONDS)
 
 
 def _same_words(answer: str, entry: Mapping[str, Any]) -> bool:

@@ -86,9 +86,29 @@ def limit_process(cpu_seconds: int, memory_bytes: int = MEMORY_BYTES) -> None:
     signal.alarm(WALL_SECONDS)
 
 
-def writes(event: str, args: tuple[Any, ...]) -> bool:
-    """Whether an audit event opens a file to write."""
-    return event == "open" and isinstance(args[2], int) and bool(args[2] & _WRITES)
+class Guard:
+    """Audit hook: what scores an answer writes no file; a library's own adds what else it may not.
+
+    Attributes:
+        refused: what was refused first, in words.
+    """
+
+    def __init__(self) -> None:
+        self.refused = ""
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        """Let an event pass, or raise `Forbidden`."""
+        if event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
+            self.refuse("it writes a file")
+        self.check(event, args)
+
+    def check(self, event: str, args: tuple[Any, ...]) -> None:
+        """Refuse what else an answer may not do."""
+
+    def refuse(self, words: str) -> None:
+        """Raise `Forbidden`, and remember why."""
+        self.refused = self.refused or words
+        raise Forbidden(words)
 
 
 def described(error: BaseException) -> str:

@@ -10,35 +10,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resd.tasks.adapters.library_server import MEMORY_BYTES, Forbidden, limit_process, writes
+from resd.tasks.adapters import library_server
 
 CPU_SECONDS = 10
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg")
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen")
 
 
-class Guard:
-    """Audit hook: no network, no programs, no files written.
+class Guard(library_server.Guard):
+    """Audit hook: no network, no programs, no files written."""
 
-    Attributes:
-        refused: what was refused first, in words.
-    """
-
-    def __init__(self) -> None:
-        self.refused = ""
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """Let an event pass, or raise `Forbidden`."""
+    def check(self, event: str, args: tuple[Any, ...]) -> None:
+        """Refuse the network and other programs."""
         if event in _NETWORK:
-            self._refuse("it reaches for the network (for a judge or a sandbox?)")
+            self.refuse("it reaches for the network (for a judge or a sandbox?)")
         elif event in _PROCESSES:
-            self._refuse("it starts a program")
-        elif writes(event, args):
-            self._refuse("it writes a file")
-
-    def _refuse(self, words: str) -> None:
-        self.refused = self.refused or words
-        raise Forbidden(words)
+            self.refuse("it starts a program")
 
 
 def confine() -> None:
@@ -49,4 +36,4 @@ def confine() -> None:
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         held = int(lines["VmData"].split()[0]) * 1024
-    limit_process(CPU_SECONDS, held + MEMORY_BYTES)
+    library_server.limit_process(CPU_SECONDS, held + library_server.MEMORY_BYTES)
