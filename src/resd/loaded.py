@@ -12,7 +12,7 @@ from resd.context import Playbook
 from resd.errors import UserError
 from resd.report.tables import frame, lesson_rows, metric_rows, rollout_rows
 from resd.runs import read_config
-from resd.runs.traces import read_traces, trace_files
+from resd.runs.traces import playbook_state, trace_files
 
 
 class Run:
@@ -56,9 +56,7 @@ class Run:
         Raises:
             UserError: the run keeps no playbook, or no traces of that step.
         """
-        file = dict(trace_files(self.path)).get(step)
-        records = read_traces(file) if file else []
-        state = next((record for record in records if record["kind"] == "playbook"), None)
+        state = playbook_state(self.path, step)
         if state is None:
             steps = [number for number, _ in trace_files(self.path)]
             there = f"it has those of steps {steps[0]} to {steps[-1]}" if steps else "it has none"

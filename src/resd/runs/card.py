@@ -20,7 +20,7 @@ from resd.runs import base_model, identity
 from resd.runs.config_file import read_config
 from resd.runs.remake import portable, remake_command
 from resd.runs.rows import is_step, read_metrics
-from resd.runs.traces import read_traces, trace_files
+from resd.runs.traces import playbook_state
 from resd.runs.warnings import add_warning
 from resd.tasks.registry import ADAPTERS, BUILT_IN, find_class
 
@@ -281,9 +281,7 @@ def _playbook(run: Path, config: RunConfig, step: int) -> str:
     if kept is None:
         return "This method keeps none."
     playbook, when = Playbook(kept), f"after step {step}"
-    file = dict(trace_files(run)).get(step)
-    records = read_traces(file) if file else []
-    state = next((record for record in records if record["kind"] == "playbook"), None)
+    state = playbook_state(run, step)
     if state is None and step:
         when = "at the end of the run"
         with suppress(OSError):

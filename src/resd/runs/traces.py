@@ -74,6 +74,13 @@ def read_traces(file: Path) -> list[dict[str, Any]]:
     return records
 
 
+def playbook_state(run: Path, step: int) -> dict[str, Any] | None:
+    """The playbook after the context update of a step, by its traces; None if they hold none."""
+    file = dict(trace_files(run)).get(step)
+    records = read_traces(file) if file else []
+    return next((record for record in records if record["kind"] == "playbook"), None)
+
+
 def forget_after(run: Path, step: int) -> None:
     """Remove what was written after a step: it will be written again."""
     for what in ("step", "evaluation"):
