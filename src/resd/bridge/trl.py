@@ -26,7 +26,8 @@ from resd.engines.completion import CompletionReader
 from resd.engines.hf import HFEngine
 from resd.errors import UserError
 from resd.loop.rollouts import settled
-from resd.methods.base import WRITING_TOP_P, Notes, Services, StepReport, Written
+from resd.loop.writer import writing_requests
+from resd.methods.base import Notes, Services, StepReport, Written
 from resd.methods.resd import Resd
 from resd.models.chat import ChatFormat
 from resd.models.load import context_length
@@ -279,11 +280,7 @@ class PlaybookContext:
     ) -> list[Completion]:
         """Reflections and curations of the whole batch, each process its part."""
         trainer = self._trainer
-        sampling = Sampling(temperature, WRITING_TOP_P, max_new_tokens)
-        requests = [
-            Request(tuple(self._encode(one.prompt)), sampling, derive(one.about.seed, what))
-            for one in wanted
-        ]
+        requests = writing_requests(self._encode, what, wanted, max_new_tokens, temperature)
         model, lent = self._student(), nullcontext()
         if teacher is not None:
             model = trainer.accelerator.unwrap_model(trainer.teacher_model)

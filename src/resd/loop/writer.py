@@ -14,6 +14,26 @@ from resd.types import ChatMessage, Completion
 
 # Nucleus of reflections and curations, as of rollouts (paper: App. G).
 _TOP_P = 0.95
+Encode = Callable[[Sequence[ChatMessage]], Sequence[int]]
+
+
+def writing_requests(
+    encode: Encode, what: str, wanted: Sequence[Written], max_new_tokens: int, temperature: float
+) -> list[Request]:
+    """A request for each text; `what` is part of its seed.
+
+    Args:
+        encode: chat messages to token ids, with the assistant header.
+        what: `reflection`, `curation`, ...
+        wanted: prompts, and the rollouts that they are about.
+        max_new_tokens: most tokens of a text.
+        temperature: of the sampling; 0 is greedy.
+    """
+    sampling = Sampling(temperature, _TOP_P, max_new_tokens)
+    return [
+        Request(tuple(encode(item.prompt)), sampling, derive(item.about.seed, what))
+        for item in wanted
+    ]
 
 
 class ModelWriter:
@@ -25,12 +45,7 @@ class ModelWriter:
         recorder: keeps what is written for the traces.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        encode: Callable[[Sequence[ChatMessage]], Sequence[int]],
-        recorder: Recorder,
-    ) -> None:
+    def __init__(self, sampler: Sampler, encode: Encode, recorder: Recorder) -> None:
         self._sampler, self._encode, self._recorder = sampler, encode, recorder
 
     def __call__(
@@ -42,11 +57,7 @@ class ModelWriter:
         teacher: Any = None,
     ) -> list[Completion]:
         """One completion for each prompt; `what` is traced, and part of the seeds."""
-        sampling = Sampling(temperature, _TOP_P, max_new_tokens)
-        requests = [
-            Request(tuple(self._encode(item.prompt)), sampling, derive(item.about.seed, what))
-            for item in wanted
-        ]
+        requests = writing_requests(self._encode, what, wanted, max_new_tokens, temperature)
         if teacher is None:
             outputs = self._sampler.generate(requests, what=what)
         else:

@@ -15,9 +15,6 @@ from resd.distill import Aggregation
 from resd.models.head import LogitHead
 from resd.types import ChatMessage, Completion, Rollout, TrainingSample
 
-# Nucleus of reflections and curations, as of rollouts (paper: App. G).
-WRITING_TOP_P = 0.95
-
 
 @dataclass(frozen=True)
 class TeacherStates:
