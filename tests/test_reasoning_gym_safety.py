@@ -7,12 +7,15 @@ import gc
 import itertools
 import re
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from resd.tasks.adapters import ReasoningGymEnvironment
+from resd.tasks.adapters.gym_guard import Guard
 from resd.tasks.adapters.gym_process import GymProcess, Verdict
+from resd.tasks.adapters.library_server import Forbidden
 
 pytest.importorskip("reasoning_gym")
 
@@ -165,3 +168,14 @@ def test_a_process_that_was_killed_is_no_silent_zero() -> None:
     process._process.wait()
     with pytest.raises(RuntimeError, match="reasoning-gym process ended with exit code -9"):
         process.score(process.train[0].index, "1")
+
+
+@pytest.mark.parametrize("file", ["sympy/polys/monomials.py", "sympy/core/other.py"])
+def test_the_library_s_own_writer_of_functions_may_write_them(file: str) -> None:
+    """sympy makes functions for polynomials in so many variables; nobody else may."""
+    guard = Guard()
+    written = compile("def f(a):\n    return tuple(a)", "<string>", "exec")
+    caller = compile("guard('exec', (written,))", f"/somewhere/{file}", "eval")
+    with pytest.raises(Forbidden) if "other" in file else nullcontext():
+        eval(caller, {"guard": guard, "written": written})
+    assert bool(guard.refused) is ("other" in file)
