@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from resd.cli.settings import _shown, _sub_model
 from resd.config import METHODS, RunConfig, find_method
 from resd.errors import UserError, close_to
 from resd.plugins import installed
@@ -96,12 +96,18 @@ def walk(
             for other, config in METHODS.items():
                 yield from walk(config, "method.", other)
             continue
-        part = _sub_model(field.annotation)
+        part = sub_model(field.annotation)
         if part is None or typing.get_origin(field.annotation) is list:
             yield Setting(key, method, model, name)
             continue
         yield Setting(key, method, model, name, part)
         yield from walk(part, f"{key}.", method)
+
+
+def sub_model(annotation: Any) -> type[BaseModel] | None:
+    """The class of settings in an annotation: `X`, `X | None`, `list[X]`."""
+    options = [annotation, *typing.get_args(annotation)]
+    return next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
 
 
 def help_of(key: str) -> str:
@@ -174,3 +180,11 @@ def _values(schema: Mapping[str, Any]) -> list[str]:
 
 def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return json.dumps(default) if isinstance(default, list | dict | tuple) else str(default) or '""'
